@@ -1,0 +1,98 @@
+"""The command line: `python -m service`, also installed as `weir`."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from service import __version__
+from service.app import run
+from service.errors import ConfigurationError
+from service.generate import tasks
+from service.logs import configure
+from service.settings import Settings
+from service.stores import open_store
+
+EXIT_CONFIGURATION = 2
+
+
+def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """One flag and one environment variable for each setting."""
+    for name, field in reversed(Settings.model_fields.items()):
+        command = click.option(
+            "--" + name.replace("_", "-"),
+            name,
+            envvar="WEIR_" + name.upper(),
+            default=None,
+            metavar="VALUE",
+            help=f"{field.description}  [default: {field.get_default()}]",
+        )(command)
+    return command
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    values = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise ConfigurationError(
+            f"{flag} {first['input']!r}: {first['msg']}",
+            hint="`python -m service --help` lists every flag, its unit and its default",
+        ) from None
+
+
+@click.group(invoke_without_command=True, context_settings={"max_content_width": 100})
+@click.version_option(__version__, package_name="weir")
+@_settings_options
+@click.pass_context
+def main(context: click.Context, **given: Any) -> None:
+    """Serve tasks as CSV and NDJSON, to any number of slow clients, in constant memory.
+
+    Each flag is also an environment variable: --max-streams is WEIR_MAX_STREAMS.
+    """
+    if context.invoked_subcommand is None:
+        settings = _settings(given)
+        configure(settings.log_format)
+        asyncio.run(run(settings))
+
+
+@main.command()
+@click.option("--rows", type=click.IntRange(1, 1_000_000_000), default=1_000_000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True, help="same seed, same tasks")
+@click.option("--database", envvar="WEIR_DATABASE", default=None, help="where the tasks go")
+def generate(rows: int, seed: int, database: str | None) -> None:
+    """Append made-up tasks to a database, the same ones for the same seed."""
+    asyncio.run(_generate(rows, seed, _settings({"database": database})))
+
+
+async def _generate(rows: int, seed: int, settings: Settings) -> None:
+    store = await open_store(settings)
+    try:
+        with click.progressbar(
+            tasks(rows, seed), length=rows, label="generating tasks", file=sys.stderr,
+            update_min_steps=max(1, rows // 200),
+        ) as progress:
+            await store.fill(progress)
+    finally:
+        await store.close()
+
+
+def cli() -> None:
+    """Run the command; what a user can mend is one line and a hint, never a traceback."""
+    try:
+        main(prog_name=Path(sys.argv[0]).name if not sys.argv[0].endswith(".py") else "service")
+    except ConfigurationError as error:
+        click.echo(f"weir: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  hint: {error.hint}", err=True)
+        sys.exit(EXIT_CONFIGURATION)
+
+
+if __name__ == "__main__":
+    cli()

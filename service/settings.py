@@ -1,0 +1,81 @@
+"""Every setting and limit: its name, its default, its unit and its reason.
+
+Each field is a command line flag (`--page-bytes`) and an environment variable
+(`WEIR_PAGE_BYTES`); `__main__.py` makes both from here.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
+
+KIB, MIB = 1024, 1024 * 1024
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseModel):
+    """What the service was told. Sizes are bytes (`16KiB` is understood), times seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database: str = Field("sqlite:///weir.db", description="where the tasks live")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(3000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    tokens: Path | None = Field(None, description="TOML file of the tokens that may come in")
+    log_format: Literal["text", "json"] = Field("text", description="how log lines are written")
+    log_interval: Seconds = Field(10, description="seconds between two lines about memory")
+
+    page_bytes: Annotated[ByteSize, Field(ge=1 * KIB, le=64 * KIB)] = Field(
+        ByteSize(16 * KIB),
+        description="most bytes in a page, the unit that is read and sent: what a slow reader "
+        "costs grows with it, the work for each byte shrinks with it",
+    )
+    row_bytes: Annotated[ByteSize, Field(ge=1 * KIB, le=1 * MIB)] = Field(
+        ByteSize(16 * KIB),
+        description="most bytes in one encoded row; the longest legal one has 12,064, and a "
+        "longer one, put there by another program, ends the stream as a failure",
+    )
+    unsent_bytes: Annotated[ByteSize, Field(ge=1 * KIB, le=1 * MIB)] = Field(
+        ByteSize(4 * KIB),
+        description="unsent bytes in the kernel (TCP_NOTSENT_LOWAT) below which the next page "
+        "is read: without it the kernel takes megabytes for each slow reader",
+    )
+    read_ahead_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
+        ByteSize(16 * MIB),
+        description="bytes that all streams together may hold read ahead, for fast clients only",
+    )
+    read_threads: Count = Field(2, description="threads that read pages, a connection each")
+
+    max_streams: Count = Field(10_000, description="streams at once; one more gets 503")
+    max_streams_per_token: Count = Field(
+        10_000, description="streams at once with one token; one more gets 429"
+    )
+    max_connections: Count = Field(
+        11_000,
+        description="connections at once, streaming or not; one more closes the one that has "
+        "longest kept a request head waiting",
+    )
+    memory_limit: Annotated[ByteSize, Field(ge=0)] = Field(
+        ByteSize(0),
+        description="bytes that process and kernel may take in the worst case; streams are cut "
+        "down to fit. 0 takes the limit of the container, if there is one",
+    )
+    max_body_bytes: Annotated[ByteSize, Field(ge=1 * KIB, le=64 * MIB)] = Field(
+        ByteSize(2 * MIB), description="most bytes in a request body; a longer one gets 413"
+    )
+    max_writes: Count = Field(
+        4, description="request bodies held in memory at once; the next ones wait their turn"
+    )
+
+    stall_timeout: Seconds = Field(
+        60, description="seconds without a byte acknowledged by the peer until it is evicted"
+    )
+    head_timeout: Seconds = Field(
+        15, description="seconds a connection may wait for a whole request head, the first or next"
+    )
+    body_timeout: Seconds = Field(30, description="seconds a client has to deliver its body")
+    grace: Seconds = Field(
+        20, description="seconds that streams get to finish after SIGTERM, then they break"
+    )

@@ -1,0 +1,354 @@
+"""Tasks in one SQLite file: write-ahead log, one writer thread, a few reader threads."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import apsw
+
+from service.errors import ConfigurationError, NotFoundError, RowTooLargeError, StoreError
+from service.settings import Settings
+from service.stores.sqlite_lines import QUOTED, first_id_statement, page_statement
+from service.table import (
+    PRIORITY_HIGHEST,
+    PRIORITY_LOWEST,
+    STATUSES,
+    TITLE_CHARACTERS,
+    Cursor,
+    Extent,
+    NewTask,
+    Page,
+    Query,
+    Task,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+APPLICATION_ID = 0x57454952
+"""`WEIR` in ASCII: marks a file as ours, so that nobody else's is written to."""
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+CREATE TABLE task (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    title TEXT NOT NULL
+        CHECK (length(title) BETWEEN 1 AND {TITLE_CHARACTERS} AND instr(title, char(0)) = 0),
+    priority INTEGER NOT NULL CHECK (priority BETWEEN {PRIORITY_LOWEST} AND {PRIORITY_HIGHEST}),
+    status TEXT NOT NULL CHECK (status IN {STATUSES}),
+    seq INTEGER NOT NULL,
+    quoted INTEGER NOT NULL GENERATED ALWAYS AS ({QUOTED}) STORED
+) STRICT;
+CREATE TABLE tombstone (seq INTEGER PRIMARY KEY, id INTEGER NOT NULL) STRICT;
+CREATE TABLE clock (seq INTEGER NOT NULL) STRICT;
+INSERT INTO clock VALUES (0);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+BUSY_MILLISECONDS = 10_000
+"""How long a statement waits for another program's lock before it fails."""
+WAL_PAGES = 1_000
+"""Database pages (4 KiB) in the write-ahead log from which the writer starts it over."""
+SCAN_ROWS = 20_000
+"""Rows that one trip looks at for a filter; about 3 ms, however rare the match."""
+FILL_ROWS = 50_000
+"""Rows that `fill` commits at a time: some MB of log, and no fsync worth counting."""
+PAGE_FILL = 0.92
+"""How full the next page aims to be: row sizes vary, and a page too large is read twice."""
+
+
+class SQLiteStore:
+    """A Store in one file. Public methods run on the event loop, their work in threads."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._path = path
+        self._page_bytes = int(settings.page_bytes)
+        self._row_bytes = int(settings.row_bytes)
+        self._readers = ThreadPoolExecutor(settings.read_threads, "weir-read")
+        self._writer = ThreadPoolExecutor(1, "weir-write")
+        self._local = threading.local()
+        self._connections: list[apsw.Connection] = []
+
+    @classmethod
+    async def open(cls, settings: Settings) -> "SQLiteStore":
+        """Open or make the file that `settings.database` names; ConfigurationError if unfit."""
+        name = settings.database.removeprefix("sqlite://")
+        if not name.startswith("/") or name == "/":
+            raise ConfigurationError(
+                f"database {settings.database!r} names no file",
+                hint="use sqlite:///file.db (relative) or sqlite:////path/to/file.db (absolute)",
+            )
+        store = cls(Path(name[1:]), settings)
+        try:
+            await store._in(store._writer, store._prepare)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def _in(
+        self, pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` in a thread of `pool`; a fault of SQLite's comes out as a StoreError."""
+
+        def run() -> T:
+            try:
+                return work(*args, **kwargs)
+            except apsw.Error as fault:
+                raise StoreError(
+                    f"{self._path}: {fault}", hint="is the file whole, its disk not full?"
+                ) from fault
+
+        return await asyncio.get_running_loop().run_in_executor(pool, run)
+
+    def _connection(self) -> apsw.Connection:
+        """This thread's connection, opened at first use."""
+        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = apsw.Connection(
+                str(self._path),
+                flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOMUTEX,
+            )
+            connection.set_busy_timeout(BUSY_MILLISECONDS)
+            self._local.connection = connection
+            self._connections.append(connection)
+        return connection
+
+    async def close(self) -> None:
+        for pool in (self._readers, self._writer):
+            await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        while self._connections:
+            self._connections.pop().close()
+
+    async def ping(self) -> None:
+        await self._in(self._readers, lambda: self._connection().pragma("schema_version"))
+
+    # Reading: a thread is held for one trip, a transaction for one statement.
+
+    async def extent(self) -> Extent:
+        def work() -> Extent:
+            rows = self._connection().execute(
+                "SELECT coalesce((SELECT max(id) FROM task), 0), seq FROM clock"
+            )
+            return Extent(*rows.fetchall()[0])
+
+        return await self._in(self._readers, work)
+
+    async def read_pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
+        return await self._in(self._readers, self._trip, query, cursor, count)
+
+    def _trip(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
+        upto = self._scan_end(query, cursor.after) if query.filtered else query.until
+        pages: list[Page] = []
+        following: Cursor | None = cursor
+        while following is not None and len(pages) < count:
+            page = self._page(query, following, upto)
+            pages.append(page)
+            following = page.next_cursor
+            if following is not None and following.after >= upto:
+                break  # what this trip may look at is used up
+        return pages
+
+    def _scan_end(self, query: Query, after: int) -> int:
+        """The id up to which this trip may look for rows that pass the filter."""
+        found = self._connection().execute(
+            "SELECT id FROM task WHERE id > ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?",
+            (after, query.until, SCAN_ROWS - 1),
+        )
+        return next((int(row[0]) for row in found.fetchall()), query.until)
+
+    def _page(self, query: Query, cursor: Cursor, upto: int) -> Page:
+        connection, statement = self._connection(), page_statement(query)
+        rows = cursor.rows if cursor.left is None else min(cursor.rows, cursor.left)
+        values: dict[str, Any] = {
+            "after": cursor.after,
+            "upto": upto,
+            "status": query.status,
+            "min_priority": query.min_priority,
+            "max_priority": query.max_priority,
+        }
+        while True:
+            # The engine itself refuses to make a page longer than this; one row may be.
+            connection.limit(
+                apsw.SQLITE_LIMIT_LENGTH, self._page_bytes if rows > 1 else self._row_bytes
+            )
+            try:
+                found = connection.execute(statement, values | {"rows": rows}).fetchall()
+                break
+            except apsw.TooBigError:
+                if rows == 1:
+                    raise self._too_large(query, values) from None
+                rows //= 2
+        taken, last, data = found[0]
+        after = last if taken == rows else upto
+        left = None if cursor.left is None else cursor.left - taken
+        if after >= query.until or left == 0:
+            return Page(data or b"", taken, None)
+        return Page(data or b"", taken, Cursor(after, left, self._rows_next(rows, taken, data)))
+
+    def _rows_next(self, rows: int, taken: int, data: bytes | None) -> int:
+        if not data:
+            return rows
+        return max(1, min(rows * 4, int(taken * PAGE_FILL * self._page_bytes / len(data))))
+
+    def _too_large(self, query: Query, values: dict[str, Any]) -> RowTooLargeError:
+        ids = self._connection().execute(first_id_statement(query), values).fetchall()
+        return RowTooLargeError(
+            f"task {ids[0][0]}: its line is longer than {self._row_bytes} bytes",
+            hint="shorten its title, or raise --row-bytes",
+        )
+
+    async def read(self, task_id: int) -> Task:
+        return await self._in(self._readers, self._read, task_id)
+
+    def _read(self, task_id: int) -> Task:
+        found = self._connection().execute(
+            "SELECT id, title, priority, status FROM task WHERE id = ?", (task_id,)
+        )
+        for row in found.fetchall():
+            return Task(*row)
+        raise _not_found(task_id)
+
+    # Writing: one thread, one transaction a call, on disk before the call returns.
+
+    @contextmanager
+    def _transaction(self, changes: int) -> Iterator[tuple[apsw.Connection, int]]:
+        """A write transaction, and the first of `changes` new values of `seq`.
+
+        One writer at a time makes the order of `seq` the order of commits.
+        """
+        connection = self._connection()
+        with connection:
+            (last,) = connection.execute(
+                "UPDATE clock SET seq = seq + ? RETURNING seq", (changes,)
+            ).fetchall()[0]
+            yield connection, last - changes + 1
+        if self._wal_pages >= WAL_PAGES:
+            self._restart_log(connection)
+
+    def _restart_log(self, connection: apsw.Connection) -> None:
+        """Copy the log into the file and start it over.
+
+        SQLite's own checkpoint never waits for a reader, and among a thousand streams there
+        is always one. This one waits, and no page is read for longer than milliseconds.
+        """
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except apsw.BusyError:
+            pass  # another program reads for long; the next write tries again
+
+    async def create(self, tasks: Sequence[NewTask]) -> list[Task]:
+        def work() -> list[Task]:
+            with self._transaction(len(tasks)) as (connection, seq):
+                return [
+                    Task(_insert(connection, task, number), *task)
+                    for number, task in enumerate(tasks, seq)
+                ]
+
+        return await self._in(self._writer, work)
+
+    async def update(self, task_id: int, changes: Mapping[str, str | int]) -> Task:
+        def work() -> Task:
+            with self._transaction(1) as (connection, seq):
+                assignments = "".join(f"{column} = :{column}, " for column in changes)
+                found = connection.execute(
+                    f"UPDATE task SET {assignments} seq = :seq WHERE id = :id"
+                    " RETURNING id, title, priority, status",
+                    {**changes, "seq": seq, "id": task_id},
+                ).fetchall()
+                if not found:
+                    raise _not_found(task_id)
+                return Task(*found[0])
+
+        return await self._in(self._writer, work)
+
+    async def delete(self, task_id: int) -> None:
+        def work() -> None:
+            with self._transaction(1) as (connection, seq):
+                connection.execute("DELETE FROM task WHERE id = ?", (task_id,))
+                if not connection.changes():
+                    raise _not_found(task_id)
+                connection.execute("INSERT INTO tombstone VALUES (?, ?)", (seq, task_id))
+
+        await self._in(self._writer, work)
+
+    async def fill(self, tasks: Iterable[NewTask]) -> None:
+        def work() -> None:
+            waiting = iter(tasks)
+            while batch := list(islice(waiting, FILL_ROWS)):
+                with self._transaction(len(batch)) as (connection, seq):
+                    connection.executemany(
+                        "INSERT INTO task (title, priority, status, seq) VALUES (?, ?, ?, ?)",
+                        ((*task, number) for number, task in enumerate(batch, seq)),
+                    )
+
+        await self._in(self._writer, work)
+
+    # Opening.
+
+    def _prepare(self) -> None:
+        """Make the schema in a new file, or check that the file has ours."""
+        try:
+            connection = self._connection()
+            connection.transaction_mode = "IMMEDIATE"
+            self._wal_pages = 0
+            self._check(connection)
+            connection.pragma("journal_mode", "wal")
+            connection.pragma("synchronous", "full")  # what was answered 2xx is on the disk
+            connection.set_wal_hook(self._count_wal_pages)
+            with connection:  # fails on a file that cannot be written to
+                if connection.pragma("user_version") == 0:
+                    connection.execute(SCHEMA)
+                else:
+                    connection.execute("UPDATE clock SET seq = seq")
+        except apsw.NotADBError:
+            raise ConfigurationError(
+                f"{self._path} is not an SQLite database",
+                hint="name another file with --database, or move this one away",
+            ) from None
+        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as fault:
+            raise ConfigurationError(
+                f"{self._path} cannot be opened for writing: {fault}",
+                hint="the folder must exist, and the file and its folder be writable",
+            ) from None
+        except apsw.Error as fault:
+            raise ConfigurationError(
+                f"{self._path}: {fault}", hint="is the file whole, and no other program locking it?"
+            ) from None
+
+    def _check(self, connection: apsw.Connection) -> None:
+        version = connection.pragma("user_version")
+        if connection.pragma("application_id") == APPLICATION_ID:
+            if version > SCHEMA_VERSION:
+                raise ConfigurationError(
+                    f"{self._path} has schema version {version}, newer than {SCHEMA_VERSION}, "
+                    "the newest that this version of Weir knows",
+                    hint="run the version of Weir that made it, or a later one",
+                )
+        elif version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() != [(0,)]:
+            raise ConfigurationError(
+                f"{self._path} is a database of another program",
+                hint="name a new file with --database; it is made when missing",
+            )
+
+    def _count_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+
+def _insert(connection: apsw.Connection, task: NewTask, seq: int) -> int:
+    connection.execute(
+        "INSERT INTO task (title, priority, status, seq) VALUES (?, ?, ?, ?)", (*task, seq)
+    )
+    return connection.last_insert_rowid()
+
+
+def _not_found(task_id: int) -> NotFoundError:
+    return NotFoundError(
+        f"there is no task {task_id}", hint="GET /tasks lists those that there are"
+    )

@@ -1,0 +1,1 @@
+"""HTTP: connections, routes, who may come in, what they may ask, and how errors look."""

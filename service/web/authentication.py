@@ -1,0 +1,140 @@
+"""Who may come in: bearer tokens (RFC 6750), each with a name and scopes."""
+
+import ipaddress
+import tomllib
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.errors import ConfigurationError, DeniedError
+
+DEVELOPMENT_SECRET = "secret-user-123"
+"""Works without a token file, on a loopback address only."""
+
+
+class Scope(StrEnum):
+    """What a token may do: read tasks, change them, or watch the service."""
+
+    READ = "read"
+    WRITE = "write"
+    OPS = "ops"
+
+
+class Token(BaseModel):
+    """One `[[token]]` of the token file; kept as a digest, never as the secret."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    secret: Annotated[str, Field(min_length=8, pattern=r"^[A-Za-z0-9._~+/-]+=*$")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    scopes: frozenset[Scope]
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Token":
+        if (self.secret is None) == (self.sha256 is None):
+            raise ValueError("give either `secret` or `sha256`")
+        return self
+
+    @property
+    def digest(self) -> str:
+        return _digest(self.secret) if self.secret is not None else str(self.sha256).lower()
+
+
+class _TokenFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    token: Annotated[list[Token], Field(min_length=1)]
+
+
+def _digest(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest()
+
+
+class Tokens:
+    """The tokens that are let in."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        # A look-up by digest takes no longer for a guess that is nearly right.
+        self._by_digest = {token.digest: token for token in tokens}
+
+    @classmethod
+    def load(cls, path: Path | None, host: str) -> "Tokens":
+        """The tokens of a file, or the development token when there is none.
+
+        Raises ConfigurationError for a file that is missing or wrong, and for none on an
+        address that others can reach.
+        """
+        if path is None:
+            if not _is_loopback(host):
+                raise ConfigurationError(
+                    f"listening on {host} needs a token file",
+                    hint="name one with --tokens, or listen on 127.0.0.1",
+                )
+            return cls([Token(name="development", secret=DEVELOPMENT_SECRET, scopes=set(Scope))])
+        try:
+            tokens = _TokenFile.model_validate(tomllib.loads(path.read_text("utf-8"))).token
+        except OSError as fault:
+            raise ConfigurationError(
+                f"token file {path}: {fault.strerror}", hint="--tokens names a readable TOML file"
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+            raise ConfigurationError(
+                f"token file {path} is not TOML: {fault}", hint=_EXAMPLE
+            ) from None
+        except ValidationError as fault:
+            first = fault.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ConfigurationError(
+                f"token file {path}: {place}: {first['msg']}", hint=_EXAMPLE
+            ) from None
+        for kind, values in (
+            ("name", [token.name for token in tokens]),
+            ("secret", [token.digest for token in tokens]),
+        ):
+            if len(set(values)) < len(values):
+                raise ConfigurationError(
+                    f"token file {path}: two tokens have the same {kind}",
+                    hint=f"give each token a {kind} of its own",
+                )
+        return cls(tokens)
+
+    def authenticate(self, authorization: str | None, scope: Scope) -> Token:
+        """The token of an Authorization header that has this scope, or DeniedError."""
+        scheme, _, secret = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise DeniedError(
+                "this route wants a token",
+                code="token_missing",
+                hint="send the header 'Authorization: Bearer TOKEN'",
+            )
+        token = self._by_digest.get(_digest(secret.strip()))
+        if token is None:
+            raise DeniedError(
+                "this token is not known here",
+                code="token_invalid",
+                hint="check it against the token file of the service",
+            )
+        if scope not in token.scopes:
+            raise DeniedError(
+                f"token {token.name!r} lacks the scope {scope.value!r}",
+                code="scope_missing",
+                hint="use another token, or give this one the scope in the token file",
+                scope=scope.value,
+            )
+        return token
+
+
+_EXAMPLE = 'write [[token]], then name = "me", secret = "a-long-secret", scopes = ["read"]'
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,137 @@
+"""The two exports: a page is read, sent, and the client awaited, until the table ends."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import hdrs, web
+
+from service.errors import StoreError
+from service.metrics import Metrics
+from service.stores import Store
+from service.stream.admission import Admission, Stream
+from service.stream.pages import Pages, ReadAhead
+from service.stream.pump import pump
+from service.table import Extent, Format
+from service.web.authentication import Token
+from service.web.connections import Connection
+from service.web.parameters import CsvParameters, NdjsonParameters
+
+log = structlog.get_logger()
+
+CSV_TYPE = "text/csv; charset=utf-8; header="
+NDJSON_TYPE = "application/x-ndjson"
+BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Exports:
+    """The streaming routes and what they need."""
+
+    store: Store
+    admission: Admission
+    ahead: ReadAhead
+    metrics: Metrics
+
+    async def csv(
+        self, request: web.Request, token: Token, parameters: CsvParameters
+    ) -> web.StreamResponse:
+        """`GET /tasks/export.csv`"""
+        head = ""
+        if parameters.header == "true":
+            head = ",".join(parameters.columns) + "\n"
+        if parameters.format is Format.EXCEL:
+            head = BYTE_ORDER_MARK + head.replace("\n", "\r\n")
+        content_type = CSV_TYPE + ("present" if parameters.header == "true" else "absent")
+        return await self._export(request, token, parameters, content_type, head.encode())
+
+    async def ndjson(
+        self, request: web.Request, token: Token, parameters: NdjsonParameters
+    ) -> web.StreamResponse:
+        """`GET /tasks/stream.ndjson`"""
+        return await self._export(request, token, parameters, NDJSON_TYPE, b"")
+
+    async def _export(
+        self,
+        request: web.Request,
+        token: Token,
+        parameters: NdjsonParameters,
+        content_type: str,
+        head: bytes,
+    ) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        stream = Stream(token.name, request.path, connection.flow)
+        with self.admission.admit(stream):
+            extent = await self.store.extent()
+            query = parameters.query(until=extent.last_id)
+            pages = Pages(self.store, query, parameters.cursor, self.ahead)
+            response = web.StreamResponse(headers=_headers(content_type, stream, extent))
+            # Nothing that the client sends behind this request is read any more.
+            response.force_close()
+            if request.version >= (1, 1):
+                response.enable_chunked_encoding()
+            if request.method == hdrs.METH_HEAD:
+                await response.prepare(request)
+                return response
+            try:
+                await pages.load()
+                await response.prepare(request)
+                connection.ignore_input()
+                await self._run(response, stream, pages, head)
+            finally:
+                pages.drop()
+        return response
+
+    async def _run(
+        self, response: web.StreamResponse, stream: Stream, pages: Pages, head: bytes
+    ) -> None:
+        """Send the body. Whatever goes wrong from here on breaks the connection, visibly."""
+        log.info("stream started", stream=stream.id, token=stream.token, route=stream.route)
+        outcome, sent = "failed", False
+        try:
+            await response.write(head)
+            await pump(stream, pages, response.write)
+            await response.write_eof()
+            sent = True
+            await stream.flow.settle()
+            outcome = "complete"
+        except (asyncio.CancelledError, ConnectionError):
+            outcome = "complete" if sent and stream.flow.settled else stream.flow.ended_by or "gone"
+            raise
+        except StoreError as error:
+            log.error("stream failed", stream=stream.id, reason=error.message, hint=error.hint)
+        except Exception:
+            log.exception("stream failed", stream=stream.id)
+        finally:
+            if outcome != "complete":
+                stream.flow.abort()
+            self._ended(stream, outcome)
+
+    def _ended(self, stream: Stream, outcome: str) -> None:
+        stream.report(self.metrics)
+        self.metrics.ended.labels(stream.route, outcome).inc()
+        self.metrics.waiting.observe(stream.flow.waited)
+        log.info(
+            "stream ended",
+            stream=stream.id,
+            token=stream.token,
+            route=stream.route,
+            outcome=outcome,
+            rows=stream.rows,
+            bytes=stream.bytes,
+            seconds=round(stream.seconds, 3),
+            waiting=round(stream.flow.waited, 3),
+        )
+
+
+def _headers(content_type: str, stream: Stream, extent: Extent) -> dict[str, str]:
+    file_name = "tasks." + stream.route.rpartition(".")[2]
+    return {
+        hdrs.CONTENT_TYPE: content_type,
+        hdrs.CONTENT_DISPOSITION: f'attachment; filename="{file_name}"',
+        hdrs.CACHE_CONTROL: "no-store",
+        "X-Accel-Buffering": "no",
+        "Weir-Stream-Id": stream.id,
+        "Weir-Since": str(extent.last_seq),
+    }

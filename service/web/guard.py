@@ -1,0 +1,94 @@
+"""What every request passes on its way to its route: the head, the token, the parameters."""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import hdrs, web
+
+from service.errors import InvalidError, WeirError
+from service.metrics import Metrics
+from service.settings import KIB
+from service.web.authentication import Tokens
+from service.web.connections import Connection
+from service.web.parameters import parse_parameters
+from service.web.problems import from_aiohttp, problem
+from service.web.routes import Handler, Route
+
+log = structlog.get_logger()
+
+HEAD_BYTES = 8 * KIB
+"""Most bytes in a request's head: it is kept, twice, for as long as its response takes."""
+METHODS_WITH_BODY = (hdrs.METH_POST, hdrs.METH_PATCH)
+
+RawHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def register(app: web.Application, routes: list[Route], tokens: Tokens, metrics: Metrics) -> None:
+    """Serve these routes, each behind its guard."""
+    for route in routes:
+        handler = _guarded(route, tokens)
+        app.router.add_route(route.method, route.path, handler)
+        if route.method == hdrs.METH_GET:
+            app.router.add_route(hdrs.METH_HEAD, route.path, handler)
+    app.middlewares.append(_refusals(metrics))
+
+
+def _guarded(route: Route, tokens: Tokens) -> RawHandler:
+    """The route's handler, called only with a token and parameters that fit."""
+    serve: Handler = route.handler
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        token = None
+        if route.scope is not None:
+            token = tokens.authenticate(request.headers.get(hdrs.AUTHORIZATION), route.scope)
+        parameters = parse_parameters(route.parameters, list(request.query.items()))
+        return await serve(request, token, parameters)
+
+    return handler
+
+
+def _refusals(metrics: Metrics) -> Callable[[web.Request, RawHandler], Awaitable[web.StreamResponse]]:
+    """A middleware that turns every error before the first byte into a problem."""
+
+    def refuse(error: WeirError) -> web.StreamResponse:
+        metrics.problems.labels(error.code).inc()
+        return problem(error)
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: RawHandler) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        with connection.request():
+            try:
+                _check_head(request)
+                return await handler(request)
+            except WeirError as error:
+                return refuse(error)
+            except web.HTTPException as fault:
+                return from_aiohttp(fault)
+            except Exception as fault:
+                if isinstance(fault, ConnectionError):
+                    raise  # the client is gone; nobody is left to be told
+                log.exception("request failed", route=request.path)
+                return refuse(
+                    WeirError("the service failed", hint="its log says more", code="internal")
+                )
+
+    return middleware
+
+
+def _check_head(request: web.Request) -> None:
+    """Refuse a head too large to keep, and a body where none is read."""
+    size = len(request.raw_path) + sum(len(name) + len(value) for name, value in request.raw_headers)
+    if size > HEAD_BYTES:
+        raise InvalidError(
+            f"the request's head has {size} bytes; {HEAD_BYTES} are allowed",
+            code="head_too_large",
+            hint="send fewer cookies, or shorter headers",
+        )
+    if request.can_read_body and request.method not in METHODS_WITH_BODY:
+        raise InvalidError(
+            f"{request.method} {request.path} takes no body",
+            code="unexpected_body",
+            hint="put what you ask for into the query string",
+        )

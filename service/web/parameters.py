@@ -1,0 +1,253 @@
+"""What a client may ask, and what it may send: checked here, before anything is done."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from service.errors import InvalidError
+from service.table import (
+    COLUMNS,
+    DEFAULT_STATUS,
+    ID_HIGHEST,
+    PRIORITY_HIGHEST,
+    PRIORITY_LOWEST,
+    TITLE_CHARACTERS,
+    Cursor,
+    Format,
+    NewTask,
+    Query,
+)
+
+Status = Literal["pending", "in-progress", "completed"]
+TASKS_A_POST = 1_000
+"""Most tasks in one POST: some MB of text at the most, and one transaction."""
+ROWS_A_LIST = 1_000
+"""Most tasks in one JSON page; fewer when they would be longer than a page is."""
+
+
+def _whole_number(value: object) -> object:
+    """int() would also take ' 1 ', '1_0', '+1' and other scripts' digits."""
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,20}", value):
+        raise ValueError("is not a whole number")
+    return value
+
+
+def _one_of(value: object) -> object:
+    if isinstance(value, str):
+        return value.split(",")
+    return value
+
+
+def _distinct(columns: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(columns)) < len(columns):
+        raise ValueError("names a column twice")
+    return columns
+
+
+Whole = BeforeValidator(_whole_number)
+Priority = Annotated[int, Field(ge=PRIORITY_LOWEST, le=PRIORITY_HIGHEST)]
+Id = Annotated[int, Whole, Field(ge=0, le=ID_HIGHEST)]
+Columns = Annotated[
+    tuple[Literal["id", "title", "priority", "status"], ...],
+    BeforeValidator(_one_of),
+    AfterValidator(_distinct),
+    Field(min_length=1),
+]
+
+
+class Parameters(BaseModel):
+    """No parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListParameters(Parameters):
+    """Of `GET /tasks`."""
+
+    after: Id = Field(0, description="only tasks with a higher id")
+    limit: Annotated[int, Whole] = Field(
+        100, ge=1, le=ROWS_A_LIST, description="most tasks; a page may hold fewer"
+    )
+
+
+class NdjsonParameters(Parameters):
+    """Of `GET /tasks/stream.ndjson`."""
+
+    columns: Columns = Field(COLUMNS, description="which, in which order, separated by commas")
+    status: Status | None = Field(None, description="only tasks of this status")
+    min_priority: Annotated[Priority, Whole] | None = Field(None, description="and above")
+    max_priority: Annotated[Priority, Whole] | None = Field(None, description="and below")
+    after: Id = Field(0, description="only higher ids: resume behind the last one you have")
+    limit: Annotated[int, Whole] | None = Field(
+        None, ge=1, le=ID_HIGHEST, description="most tasks"
+    )
+
+    @model_validator(mode="after")
+    def _range(self) -> "NdjsonParameters":
+        if (self.min_priority or PRIORITY_LOWEST) > (self.max_priority or PRIORITY_HIGHEST):
+            raise ValueError("min_priority is above max_priority")
+        return self
+
+    @property
+    def format(self) -> Format:
+        return Format.NDJSON
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.after, self.limit)
+
+    def query(self, until: int) -> Query:
+        return Query(
+            self.format, self.columns, self.status, self.min_priority, self.max_priority, until
+        )
+
+
+class CsvParameters(NdjsonParameters):
+    """Of `GET /tasks/export.csv`."""
+
+    header: Literal["true", "false"] = Field("true", description="whether to name the columns")
+    dialect: Literal["standard", "excel"] = Field(
+        "standard",
+        description="excel: byte order mark, CRLF, and ' before what would run as a formula",
+    )
+
+    @property
+    def format(self) -> Format:
+        return Format.EXCEL if self.dialect == "excel" else Format.CSV
+
+
+def _title(title: str) -> str:
+    if "\0" in title:
+        raise ValueError("has a NUL character")
+    return title
+
+
+Title = Annotated[str, Field(min_length=1, max_length=TITLE_CHARACTERS), AfterValidator(_title)]
+
+
+class TaskBody(BaseModel):
+    """A task to store."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    title: Title
+    priority: Priority
+    status: Status = DEFAULT_STATUS  # type: ignore[assignment]
+
+    def task(self) -> NewTask:
+        return NewTask(self.title, self.priority, self.status)
+
+
+class ChangesBody(BaseModel):
+    """What to change in a task; what is left out stays."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"minProperties": 1}
+    )
+
+    title: Title = Field(default="")
+    priority: Priority = Field(default=PRIORITY_LOWEST)
+    status: Status = Field(default="pending")
+
+    @model_validator(mode="after")
+    def _something(self) -> "ChangesBody":
+        if not self.model_fields_set:
+            raise ValueError("names nothing to change")
+        return self
+
+    def changes(self) -> dict[str, str | int]:
+        return self.model_dump(exclude_unset=True)
+
+
+TaskList = Annotated[list[TaskBody], Field(min_length=1, max_length=TASKS_A_POST)]
+_TASK, _TASKS, _CHANGES = TypeAdapter(TaskBody), TypeAdapter(TaskList), TypeAdapter(ChangesBody)
+
+M = TypeVar("M", bound=Parameters)
+
+
+def parse_parameters(model: type[M], pairs: list[tuple[str, str]]) -> M:
+    """The query string as `model`; InvalidError names each parameter that is wrong."""
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        if name in values:
+            raise InvalidError(
+                f"parameter {name!r} is given twice",
+                code="invalid_parameter",
+                hint="give each parameter once",
+            )
+        values[name] = value
+    try:
+        return model.model_validate(values)
+    except ValidationError as fault:
+        known = ", ".join(model.model_fields) or "none"
+        raise _invalid(
+            fault, "invalid_parameter", f"the parameters of this route are: {known}"
+        ) from None
+
+
+def parse_id(text: str) -> int:
+    """The id in a path; InvalidError unless it is a whole number within 64 bits."""
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) > ID_HIGHEST:
+        raise InvalidError(
+            f"{text[:40]!r} is not an id",
+            code="invalid_id",
+            hint=f"ids are whole numbers from 1 to {ID_HIGHEST}",
+        )
+    return int(text)
+
+
+def parse_new_tasks(body: bytes) -> tuple[list[NewTask], bool]:
+    """The tasks in the body of a POST, and whether it was an array."""
+    many = body.lstrip(b" \t\r\n").startswith(b"[")
+    bodies = _parse_body(_TASKS, body) if many else [_parse_body(_TASK, body)]
+    return [task.task() for task in bodies], many
+
+
+def parse_changes(body: bytes) -> Mapping[str, str | int]:
+    """The columns that the body of a PATCH sets."""
+    return _parse_body(_CHANGES, body).changes()
+
+
+B = TypeVar("B")
+
+
+def _parse_body(adapter: TypeAdapter[B], body: bytes) -> B:
+    try:
+        return adapter.validate_json(body)
+    except ValidationError as fault:
+        if fault.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
+            raise _invalid(fault, "invalid_json", "send JSON in UTF-8") from None
+        raise _invalid(
+            fault, "invalid_task", "GET /openapi.json describes what a task looks like"
+        ) from None
+
+
+ERRORS_TOLD = 10
+"""Faults named in one answer; a body may have thousands."""
+
+
+def _invalid(fault: ValidationError, code: str, hint: str) -> InvalidError:
+    errors = [
+        {"at": ".".join(map(str, error["loc"])), "detail": _detail(error)}
+        for error in fault.errors(include_url=False, include_input=False)[:ERRORS_TOLD]
+    ]
+    first = errors[0]
+    message = f"{first['at']}: {first['detail']}" if first["at"] else first["detail"]
+    return InvalidError(message, code=code, hint=hint, errors=errors)
+
+
+def _detail(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not known here"
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,138 @@
+"""Single tasks and short lists: on disk before they are answered, bounded like a page."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from aiohttp import hdrs, web
+
+from service.errors import InvalidError, RefusedError, WeirError
+from service.settings import Settings
+from service.stores import Store
+from service.table import Cursor, Format, Query, Task
+from service.web.authentication import Token
+from service.web.parameters import (
+    ListParameters,
+    Parameters,
+    parse_changes,
+    parse_id,
+    parse_new_tasks,
+)
+
+JSON_TYPE = "application/json"
+RETRY_SECONDS = 1
+"""What `Retry-After` says when all places for a request body are taken."""
+
+
+class Tasks:
+    """The routes of single tasks."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._places = asyncio.Semaphore(settings.max_writes)
+
+    async def list(
+        self, request: web.Request, token: Token, parameters: ListParameters
+    ) -> web.StreamResponse:
+        """`GET /tasks`: one page of lines, joined into an array."""
+        extent = await self._store.extent()
+        query = Query(Format.NDJSON, until=extent.last_id)
+        cursor = Cursor(parameters.after, rows=parameters.limit)
+        (page,) = await self._store.read_pages(query, cursor, 1)
+        following = f'"{page.next_cursor.after}"' if page.next_cursor else "null"
+        lines = page.data.rstrip(b"\n").replace(b"\n", b",")  # no line has a newline inside
+        body = b'{"tasks":[' + lines + b'],"next":' + following.encode() + b"}"
+        return web.Response(body=body, content_type=JSON_TYPE)
+
+    async def read(
+        self, request: web.Request, token: Token, parameters: Parameters
+    ) -> web.StreamResponse:
+        """`GET /tasks/{id}`"""
+        task = await self._store.read(parse_id(request.match_info["id"]))
+        return _answer(_members(task))
+
+    async def create(
+        self, request: web.Request, token: Token, parameters: Parameters
+    ) -> web.StreamResponse:
+        """`POST /tasks`"""
+        async with self._body(request) as body:
+            tasks, many = parse_new_tasks(body)
+            stored = [_members(task) for task in await self._store.create(tasks)]
+            if many:
+                return await _sent(request, _answer(stored, 201))
+            place = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
+            return await _sent(request, _answer(stored[0], 201, place))
+
+    async def update(
+        self, request: web.Request, token: Token, parameters: Parameters
+    ) -> web.StreamResponse:
+        """`PATCH /tasks/{id}`"""
+        task_id = parse_id(request.match_info["id"])
+        async with self._body(request) as body:
+            task = await self._store.update(task_id, parse_changes(body))
+            return await _sent(request, _answer(_members(task)))
+
+    async def delete(
+        self, request: web.Request, token: Token, parameters: Parameters
+    ) -> web.StreamResponse:
+        """`DELETE /tasks/{id}`"""
+        await self._store.delete(parse_id(request.match_info["id"]))
+        return web.Response(status=204)
+
+    @asynccontextmanager
+    async def _body(self, request: web.Request) -> AsyncIterator[bytes]:
+        """The request's JSON body, in one of the few places that there are for bodies.
+
+        The place is kept until the answer, which may be as large, is with the client.
+        """
+        if request.content_type != JSON_TYPE:
+            raise InvalidError(
+                f"the body is {request.content_type}, not {JSON_TYPE}",
+                code="media_type_unsupported",
+                hint=f"send the header 'Content-Type: {JSON_TYPE}'",
+            )
+        patience = self._settings.body_timeout
+        try:
+            async with asyncio.timeout(patience):
+                await self._places.acquire()
+        except TimeoutError:
+            raise RefusedError(
+                f"all {self._settings.max_writes} places for request bodies are taken",
+                code="writes_exhausted",
+                hint="send it again shortly, or raise --max-writes",
+                retry_after=RETRY_SECONDS,
+            ) from None
+        try:
+            try:
+                async with asyncio.timeout(patience):
+                    body = await request.read()
+            except TimeoutError:
+                raise WeirError(
+                    f"the body did not arrive within {patience:g} seconds",
+                    code="body_timeout",
+                    hint="send it faster, or fewer tasks at a time; nothing was stored",
+                ) from None
+            yield body
+        finally:
+            self._places.release()
+
+
+def _members(task: Task) -> dict[str, str | int]:
+    """A task as JSON shows it: the id is a string, so that JavaScript keeps its 64 bits."""
+    return task._asdict() | {"id": str(task.id)}
+
+
+def _answer(body: object, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return web.Response(
+        body=text.encode(), status=status, headers=headers, content_type=JSON_TYPE
+    )
+
+
+async def _sent(request: web.Request, response: web.Response) -> web.Response:
+    """The response once the kernel has all of it."""
+    await response.prepare(request)
+    await response.write_eof()
+    return response

@@ -71,17 +71,20 @@ class Cursor(NamedTuple):
 
     after: the last id that was delivered or passed over.
     left: rows that may still be delivered; None is all.
-    rows: how many rows the next page should try, learnt from the size of the last ones.
+    span: how many ids the next page should cover, learnt from the size of the last ones.
     """
 
     after: int = 0
     left: int | None = None
-    rows: int = 256
+    span: int = 128
 
 
 class Page(NamedTuple):
-    """Some rows in a row, encoded. next_cursor is None behind the last row."""
+    """Consecutive rows, encoded. next_cursor is None behind the last row.
 
-    data: bytes
+    data is a view of what several pages may share: copy what is to outlive the others.
+    """
+
+    data: bytes | memoryview
     rows: int
     next_cursor: Cursor | None

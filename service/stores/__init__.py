@@ -21,9 +21,10 @@ class Store(Protocol):
         """The highest id and the newest `seq`, read at one instant."""
 
     async def read_pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
-        """One to `count` consecutive pages, the first one starting at `cursor`.
+        """One to `count` consecutive pages of `cursor.span` ids each, behind `cursor.after`.
 
-        A page's data is at most `page_bytes` long, or one row of at most `row_bytes`.
+        A page's data is at most `page_bytes` long, or one row of at most `row_bytes`: the
+        first page shrinks until it is, and the last one is the one before one that is not.
         Raises RowTooLargeError, naming the id, when a single row is longer than that.
         """
 

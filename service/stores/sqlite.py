@@ -13,7 +13,7 @@ import apsw
 
 from service.errors import ConfigurationError, NotFoundError, RowTooLargeError, StoreError
 from service.settings import Settings
-from service.stores.sqlite_lines import QUOTED, first_id_statement, page_statement
+from service.stores.sqlite_lines import SPECIAL, pages_statement
 from service.table import (
     PRIORITY_HIGHEST,
     PRIORITY_LOWEST,
@@ -26,6 +26,13 @@ from service.table import (
     Query,
     Task,
 )
+
+if not apsw.connections():
+    # SQLite counts its memory under one lock, which threads that read at the same time spend
+    # as much time on as on reading. It can be told to leave that only while it is shut down.
+    apsw.shutdown()
+    apsw.config(apsw.SQLITE_CONFIG_MEMSTATUS, False)
+    apsw.initialize()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +48,7 @@ CREATE TABLE task (
     priority INTEGER NOT NULL CHECK (priority BETWEEN {PRIORITY_LOWEST} AND {PRIORITY_HIGHEST}),
     status TEXT NOT NULL CHECK (status IN {STATUSES}),
     seq INTEGER NOT NULL,
-    quoted INTEGER NOT NULL GENERATED ALWAYS AS ({QUOTED}) STORED
+    special INTEGER NOT NULL GENERATED ALWAYS AS ({SPECIAL}) STORED
 ) STRICT;
 CREATE TABLE tombstone (seq INTEGER PRIMARY KEY, id INTEGER NOT NULL) STRICT;
 CREATE TABLE clock (seq INTEGER NOT NULL) STRICT;
@@ -54,11 +61,13 @@ BUSY_MILLISECONDS = 10_000
 """How long a statement waits for another program's lock before it fails."""
 WAL_PAGES = 1_000
 """Database pages (4 KiB) in the write-ahead log from which the writer starts it over."""
-SCAN_ROWS = 20_000
-"""Rows that one trip looks at for a filter; about 3 ms, however rare the match."""
+SPAN_HIGHEST = 20_000
+"""Most ids in a page, so that it takes milliseconds however few of them pass the filter."""
+COUNT_BYTES = 24
+"""What comes with each page: its number of rows, in digits, and two NULs."""
 FILL_ROWS = 50_000
 """Rows that `fill` commits at a time: some MB of log, and no fsync worth counting."""
-PAGE_FILL = 0.92
+PAGE_FILL = 0.9
 """How full the next page aims to be: row sizes vary, and a page too large is read twice."""
 
 
@@ -140,68 +149,72 @@ class SQLiteStore:
         return await self._in(self._readers, work)
 
     async def read_pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
-        return await self._in(self._readers, self._trip, query, cursor, count)
+        return await self._in(self._readers, self._pages, query, cursor, count)
 
-    def _trip(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
-        upto = self._scan_end(query, cursor.after) if query.filtered else query.until
-        pages: list[Page] = []
-        following: Cursor | None = cursor
-        while following is not None and len(pages) < count:
-            page = self._page(query, following, upto)
-            pages.append(page)
-            following = page.next_cursor
-            if following is not None and following.after >= upto:
-                break  # what this trip may look at is used up
-        return pages
+    def _pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
+        after, left, span = cursor
+        count = max(1, min(count, -(-(query.until - after) // span)))
+        while True:
+            try:
+                parts = self._lines(query, cursor._replace(span=span), count)
+            except apsw.TooBigError:
+                if span == 1:
+                    raise RowTooLargeError(
+                        f"task {after + 1}: its line is longer than {self._row_bytes} bytes",
+                        hint="shorten its title, or raise --row-bytes",
+                    ) from None
+                parts = []
+            pages: list[Page] = []
+            for number, (rows, data) in enumerate(parts, 1):
+                if len(data) > self._page_bytes and span > 1 or (left is not None and rows > left):
+                    break
+                left = None if left is None else left - rows
+                end = after + number * span
+                done = end >= query.until or left == 0
+                pages.append(Page(data, rows, None if done else Cursor(end, left, span)))
+            if pages:
+                return self._adapted(query, pages, span)
+            span, count = max(1, span // 2), 1
 
-    def _scan_end(self, query: Query, after: int) -> int:
-        """The id up to which this trip may look for rows that pass the filter."""
-        found = self._connection().execute(
-            "SELECT id FROM task WHERE id > ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?",
-            (after, query.until, SCAN_ROWS - 1),
-        )
-        return next((int(row[0]) for row in found.fetchall()), query.until)
-
-    def _page(self, query: Query, cursor: Cursor, upto: int) -> Page:
-        connection, statement = self._connection(), page_statement(query)
-        rows = cursor.rows if cursor.left is None else min(cursor.rows, cursor.left)
+    def _lines(self, query: Query, cursor: Cursor, count: int) -> list[tuple[int, memoryview]]:
+        """The rows and the lines of each of `count` pages, or TooBigError from the engine."""
+        connection = self._connection()
+        most = count * self._page_bytes if cursor.span > 1 else self._row_bytes
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, most + count * COUNT_BYTES)
         values: dict[str, Any] = {
             "after": cursor.after,
-            "upto": upto,
+            "span": cursor.span,
+            "count": count,
+            "until": query.until,
+            "left": cursor.left,
             "status": query.status,
             "min_priority": query.min_priority,
             "max_priority": query.max_priority,
         }
-        while True:
-            # The engine itself refuses to make a page longer than this; one row may be.
-            connection.limit(
-                apsw.SQLITE_LIMIT_LENGTH, self._page_bytes if rows > 1 else self._row_bytes
-            )
-            try:
-                found = connection.execute(statement, values | {"rows": rows}).fetchall()
-                break
-            except apsw.TooBigError:
-                if rows == 1:
-                    raise self._too_large(query, values) from None
-                rows //= 2
-        taken, last, data = found[0]
-        after = last if taken == rows else upto
-        left = None if cursor.left is None else cursor.left - taken
-        if after >= query.until or left == 0:
-            return Page(data or b"", taken, None)
-        return Page(data or b"", taken, Cursor(after, left, self._rows_next(rows, taken, data)))
+        found = connection.execute(pages_statement(query, cursor.left is not None), values)
+        return list(_parts(found.fetchall()[0][0]))
 
-    def _rows_next(self, rows: int, taken: int, data: bytes | None) -> int:
-        if not data:
-            return rows
-        return max(1, min(rows * 4, int(taken * PAGE_FILL * self._page_bytes / len(data))))
+    def _adapted(self, query: Query, pages: list[Page], span: int) -> list[Page]:
+        """The pages, the last one's cursor with a span that should just fill a page."""
+        last = pages[-1]
+        if last.next_cursor is None:
+            return pages
+        size = sum(len(page.data) for page in pages)
+        after = last.next_cursor.after
+        if size:
+            span = min(span * 4, int(span * len(pages) * PAGE_FILL * self._page_bytes / size))
+        else:
+            span *= 4
+            after = self._before_next(query, after)
+        span = max(1, min(span, SPAN_HIGHEST))
+        return [*pages[:-1], last._replace(next_cursor=Cursor(after, last.next_cursor.left, span))]
 
-    def _too_large(self, query: Query, values: dict[str, Any]) -> RowTooLargeError:
-        ids = self._connection().execute(first_id_statement(query), values).fetchall()
-        return RowTooLargeError(
-            f"task {ids[0][0]}: its line is longer than {self._row_bytes} bytes",
-            hint="shorten its title, or raise --row-bytes",
+    def _before_next(self, query: Query, after: int) -> int:
+        """Past a gap in the ids, however wide: right before the next row that there is."""
+        found = self._connection().execute(
+            "SELECT coalesce(min(id), ?) - 1 FROM task WHERE id > ?", (query.until, after)
         )
+        return int(found.fetchall()[0][0])
 
     async def read(self, task_id: int) -> Task:
         return await self._in(self._readers, self._read, task_id)
@@ -339,6 +352,18 @@ class SQLiteStore:
     def _count_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
+
+
+def _parts(blob: bytes) -> Iterator[tuple[int, memoryview]]:
+    """Rows and lines of each page in a trip's blob, the lines as views: nothing is copied."""
+    view, start = memoryview(blob), 0
+    while start < len(blob):
+        lines = blob.index(b"\0", start) + 1
+        end = blob.find(b"\0", lines)
+        if end < 0:
+            end = len(blob)
+        yield int(blob[start : lines - 1]), view[lines:end]
+        start = end + 1
 
 
 def _insert(connection: apsw.Connection, task: NewTask, seq: int) -> int:

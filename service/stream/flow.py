@@ -27,6 +27,7 @@ PATIENCE = 0.1
 SETTLE_FIRST, SETTLE_LAST = 0.001, 0.5
 """Seconds between two looks at whether the last bytes have been acknowledged."""
 
+_U32 = struct.Struct('I')
 _number = array("i", [0])
 
 
@@ -85,7 +86,7 @@ class Flow:
     __slots__ = (
         "_acked",
         "_progress_at",
-        "_room",
+        "_room", "_raw",
         "_socket",
         "_transport",
         "_unsent_bytes",
@@ -99,6 +100,7 @@ class Flow:
         self._transport = transport
         self._socket: socket.socket = transport.get_extra_info("socket")
         self._room = room
+        self._raw = self._socket._sock
         self._unsent_bytes = unsent_bytes
         self._acked = 0
         self._progress_at = monotonic()
@@ -129,7 +131,13 @@ class Flow:
 
     def _clear(self) -> bool:
         """Whether the transport is empty and the kernel has less unsent than its mark."""
-        return not self.in_process and self._ask(SIOCOUTQNSD) < self._unsent_bytes
+        return not self.in_process and self._unsent() < self._unsent_bytes
+
+    def _unsent(self) -> int:
+        if self._socket.fileno() < 0:
+            return 0
+        information = self._raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 148)
+        return int(_U32.unpack_from(information, 144)[0])
 
     async def room(self, slow: Callable[[], None] = lambda: None) -> None:
         """Return when the kernel will take a page; call `slow` if that takes a while."""

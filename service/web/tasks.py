@@ -39,10 +39,10 @@ class Tasks:
         """`GET /tasks`: one page of lines, joined into an array."""
         extent = await self._store.extent()
         query = Query(Format.NDJSON, until=extent.last_id)
-        cursor = Cursor(parameters.after, rows=parameters.limit)
+        cursor = Cursor(parameters.after, parameters.limit, parameters.limit)
         (page,) = await self._store.read_pages(query, cursor, 1)
         following = f'"{page.next_cursor.after}"' if page.next_cursor else "null"
-        lines = page.data.rstrip(b"\n").replace(b"\n", b",")  # no line has a newline inside
+        lines = bytes(page.data).rstrip(b"\n").replace(b"\n", b",")  # no line has a newline inside
         body = b'{"tasks":[' + lines + b'],"next":' + following.encode() + b"}"
         return web.Response(body=body, content_type=JSON_TYPE)
 

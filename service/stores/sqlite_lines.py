@@ -1,5 +1,6 @@
 """The SQL that turns rows into lines inside SQLite, so that no Python runs for a row."""
 
+from dataclasses import dataclass
 from functools import cache
 
 from service.table import Format, Query
@@ -16,33 +17,53 @@ cost as much as all the rest of the line. Most titles need neither, and 0 takes 
 """
 
 _RUNS_AS_FORMULA = "title GLOB '[=+@＝＋－＠' || char(9, 10, 13) || '-]*'"  # noqa: RUF001
-_DOUBLED = "replace(title, '\"', '\"\"') || '\"'"
-_CSV_TITLE = f"iif(special & {_IN_CSV}, '\"' || {_DOUBLED}, title)"
-_DEFUSED = f"iif(special & {_IN_CSV}, '\"''' || {_DOUBLED}, '''' || title)"
+_DEFUSED = f"iif({_RUNS_AS_FORMULA}, '''', '') || title"
 
-_TITLE = {
-    Format.CSV: _CSV_TITLE,
-    Format.EXCEL: f"iif({_RUNS_AS_FORMULA}, {_DEFUSED}, {_CSV_TITLE})",
-    Format.NDJSON: f"iif(special & {_IN_JSON}, json_quote(title), '\"' || title || '\"')",
-}
-_CELL = {"id": "%d", "title": "%s", "priority": "%d", "status": "%s"}
-_MEMBER = {
-    "id": '"id":"%d"',
-    "title": '"title":%s',
-    "priority": '"priority":%d',
-    "status": '"status":"%s"',
+
+@dataclass(frozen=True)
+class _Shape:
+    """How a format writes a line: its start and end, its cells, and the title among them.
+
+    plain and special are a piece of the line's template and the value that goes there, for
+    a title without and with the bit `bit` of SPECIAL. SQLite's %w doubles each quote.
+    """
+
+    start: str
+    end: str
+    cells: dict[str, str]
+    bit: int
+    plain: tuple[str, str]
+    special: tuple[str, str]
+
+
+_CELLS = {"id": "%d", "priority": "%d", "status": "%s"}
+_MEMBERS = {"id": '"id":"%d"', "priority": '"priority":%d', "status": '"status":"%s"'}
+_SHAPES = {
+    Format.CSV: _Shape("", "\n", _CELLS, _IN_CSV, ("%s", "title"), ('"%w"', "title")),
+    Format.EXCEL: _Shape("", "\r\n", _CELLS, _IN_CSV, ("%s", _DEFUSED), ('"%w"', _DEFUSED)),
+    Format.NDJSON: _Shape(
+        "{",
+        "}\n",
+        _MEMBERS,
+        _IN_JSON,
+        ('"title":"%s"', "title"),
+        ('"title":%s', "json_quote(title)"),
+    ),
 }
 
 
 def _line(form: Format, columns: tuple[str, ...]) -> str:
     """The SQL expression of one row's line, its line end included."""
-    if form is Format.NDJSON:
-        template = "{" + ",".join(_MEMBER[column] for column in columns) + "}\n"
-    else:
-        template = ",".join(_CELL[column] for column in columns)
-        template += "\r\n" if form is Format.EXCEL else "\n"
-    values = (_TITLE[form] if column == "title" else column for column in columns)
-    return f"format('{template}', {', '.join(values)})"
+    shape = _SHAPES[form]
+
+    def line(template: str, value: str) -> str:
+        cells = shape.cells | {"title": template}
+        text = shape.start + ",".join(cells[column] for column in columns) + shape.end
+        values = [value if column == "title" else column for column in columns]
+        return f"format('{text}', {', '.join(values)})"
+
+    # To choose between two whole lines is faster than to choose between two titles.
+    return f"iif(special & {shape.bit}, {line(*shape.special)}, {line(*shape.plain)})"
 
 
 def _filters(query: Query) -> str:

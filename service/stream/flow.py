@@ -1,7 +1,7 @@
 """One client's socket: what it still holds, whether it moves, when it has room, how it ends.
 
-The figures come from the kernel (Linux): SIOCOUTQ and SIOCOUTQNSD are described in tcp(7),
-`struct tcp_info` in linux/tcp.h.
+The figures are the kernel's own (Linux): SIOCOUTQ is described in tcp(7), `struct tcp_info`
+in linux/tcp.h.
 """
 
 import asyncio
@@ -15,19 +15,18 @@ from collections.abc import Callable
 from time import monotonic
 
 SIOCOUTQ = 0x5411
-"""ioctl: bytes in the send queue, whether sent and not acknowledged or not sent."""
-SIOCOUTQNSD = 0x894B
-"""ioctl: bytes in the send queue that have not been sent yet."""
-TCP_INFO_BYTES = 192
-BYTES_ACKED_AT = 120
-"""Where `tcpi_bytes_acked`, a u64, stands in struct tcp_info (Linux 4.1 and later)."""
+"""ioctl: bytes in the send queue, sent and not acknowledged or not sent."""
+TCP_INFO_BYTES = 148
+ACKED_AT, _ACKED = 120, struct.Struct("Q")
+"""Where `tcpi_bytes_acked` stands in struct tcp_info (Linux 4.1 and later)."""
+UNSENT_AT, _UNSENT = 144, struct.Struct("I")
+"""Where `tcpi_notsent_bytes` stands (Linux 4.6 and later)."""
 
 PATIENCE = 0.1
 """Seconds that a client may keep us waiting and still be a fast one."""
 SETTLE_FIRST, SETTLE_LAST = 0.001, 0.5
 """Seconds between two looks at whether the last bytes have been acknowledged."""
 
-_U32 = struct.Struct('I')
 _number = array("i", [0])
 
 
@@ -86,7 +85,7 @@ class Flow:
     __slots__ = (
         "_acked",
         "_progress_at",
-        "_room", "_raw",
+        "_room",
         "_socket",
         "_transport",
         "_unsent_bytes",
@@ -100,7 +99,6 @@ class Flow:
         self._transport = transport
         self._socket: socket.socket = transport.get_extra_info("socket")
         self._room = room
-        self._raw = self._socket._sock
         self._unsent_bytes = unsent_bytes
         self._acked = 0
         self._progress_at = monotonic()
@@ -112,13 +110,6 @@ class Flow:
         # A write that is awaited returns when the kernel has all of it.
         transport.set_write_buffer_limits(high=0)
 
-    def _ask(self, request: int) -> int:
-        descriptor = self._socket.fileno()
-        if descriptor < 0:
-            return 0  # closed
-        fcntl.ioctl(descriptor, request, _number)
-        return _number[0]
-
     @property
     def in_process(self) -> int:
         """Bytes that the transport holds, not yet taken by the kernel."""
@@ -127,17 +118,29 @@ class Flow:
     @property
     def in_kernel(self) -> int:
         """Bytes in the kernel's send queue, not yet acknowledged by the peer."""
-        return self._ask(SIOCOUTQ)
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            return 0  # closed
+        fcntl.ioctl(descriptor, SIOCOUTQ, _number)
+        return _number[0]
 
     def _clear(self) -> bool:
         """Whether the transport is empty and the kernel has less unsent than its mark."""
         return not self.in_process and self._unsent() < self._unsent_bytes
 
     def _unsent(self) -> int:
+        information = self._information()
+        return 0 if information is None else int(_UNSENT.unpack_from(information, UNSENT_AT)[0])
+
+    def _information(self) -> bytes | None:
+        """The kernel's struct tcp_info; None once the socket is closed.
+
+        Asked on the way of every page, where an ioctl would do: that one lets go of Python's
+        lock, and getting it back costs more than the call.
+        """
         if self._socket.fileno() < 0:
-            return 0
-        information = self._raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 148)
-        return int(_U32.unpack_from(information, 144)[0])
+            return None
+        return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
 
     async def room(self, slow: Callable[[], None] = lambda: None) -> None:
         """Return when the kernel will take a page; call `slow` if that takes a while."""
@@ -171,10 +174,10 @@ class Flow:
         Looks at what the peer acknowledged, not at when a write returned: the queue of a
         slow but live reader drains in large steps, minutes apart.
         """
-        if self._socket.fileno() < 0:
+        information = self._information()
+        if information is None:
             return 0.0
-        information = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-        (acked,) = struct.unpack_from("Q", information, BYTES_ACKED_AT)
+        (acked,) = _ACKED.unpack_from(information, ACKED_AT)
         if acked != self._acked or not (self.in_process or self.in_kernel):
             self._acked = acked
             self._progress_at = now

@@ -6,10 +6,10 @@ from collections import deque
 from service.stores import Store
 from service.table import Cursor, Page, Query
 
-PAGES_A_TRIP = 64
+PAGES_A_TRIP = 32
 """Most pages that one call to the store brings back: a call costs some hundred microseconds
 in all, and 32 pages of 16 KiB make that small beside the reading itself."""
-TRIPS_AHEAD = 3
+TRIPS_AHEAD = 5
 """Calls to the store under way for a fast client, so that no reader waits for its turn."""
 IDS_A_TRIP = 40_000
 """Most ids that one call looks at, so that it takes milliseconds however rare a match is."""

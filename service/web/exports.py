@@ -1,7 +1,7 @@
 """The two exports: a page is read, sent, and the client awaited, until the table ends."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from aiohttp import hdrs, web
@@ -22,6 +22,9 @@ log = structlog.get_logger()
 CSV_TYPE = "text/csv; charset=utf-8; header="
 NDJSON_TYPE = "application/x-ndjson"
 BYTE_ORDER_MARK = "\ufeff"
+STARTS_AT_ONCE = 32
+"""Streams that read their first page at the same time. What a start takes is soon free, but
+not given back: 3,000 at once left 24 KiB each behind."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Exports:
     admission: Admission
     ahead: ReadAhead
     metrics: Metrics
+    starting: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(STARTS_AT_ONCE), init=False
+    )
 
     async def csv(
         self, request: web.Request, token: Token, parameters: CsvParameters
@@ -63,9 +69,12 @@ class Exports:
         assert isinstance(connection, Connection)
         stream = Stream(token.name, request.path, connection.flow)
         with self.admission.admit(stream):
-            extent = await self.store.extent()
-            query = parameters.query(until=extent.last_id)
-            pages = Pages(self.store, query, parameters.cursor, self.ahead)
+            async with self.starting:
+                extent = await self.store.extent()
+                query = parameters.query(until=extent.last_id)
+                pages = Pages(self.store, query, parameters.cursor, self.ahead)
+                if request.method != hdrs.METH_HEAD:
+                    await pages.load()
             response = web.StreamResponse(headers=_headers(content_type, stream, extent))
             # Nothing that the client sends behind this request is read any more.
             response.force_close()
@@ -75,7 +84,6 @@ class Exports:
                 await response.prepare(request)
                 return response
             try:
-                await pages.load()
                 await response.prepare(request)
                 connection.ignore_input()
                 await self._run(response, stream, pages, head)
@@ -96,9 +104,11 @@ class Exports:
             sent = True
             await stream.flow.settle()
             outcome = "complete"
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
             outcome = "complete" if sent and stream.flow.settled else stream.flow.ended_by or "gone"
             raise
+        except ConnectionError:
+            outcome = stream.flow.ended_by or "gone"
         except StoreError as error:
             log.error("stream failed", stream=stream.id, reason=error.message, hint=error.hint)
         except Exception:

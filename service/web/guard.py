@@ -66,9 +66,9 @@ def _refusals(metrics: Metrics) -> Callable[[web.Request, RawHandler], Awaitable
                 return refuse(error)
             except web.HTTPException as fault:
                 return from_aiohttp(fault)
-            except Exception as fault:
-                if isinstance(fault, ConnectionError):
-                    raise  # the client is gone; nobody is left to be told
+            except ConnectionError:
+                return web.Response()  # the client is gone: nobody is left to read this
+            except Exception:
                 log.exception("request failed", route=request.path)
                 return refuse(
                     WeirError("the service failed", hint="its log says more", code="internal")

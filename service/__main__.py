@@ -51,7 +51,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 @click.version_option(__version__, package_name="weir")
 @_settings_options
 @click.pass_context
-def main(context: click.Context, **given: Any) -> None:
+def main(context: click.Context, /, **given: Any) -> None:
     """Serve tasks as CSV and NDJSON, to any number of slow clients, in constant memory.
 
     Each flag is also an environment variable: --max-streams is WEIR_MAX_STREAMS.
@@ -75,7 +75,10 @@ async def _generate(rows: int, seed: int, settings: Settings) -> None:
     store = await open_store(settings)
     try:
         with click.progressbar(
-            tasks(rows, seed), length=rows, label="generating tasks", file=sys.stderr,
+            tasks(rows, seed),
+            length=rows,
+            label="generating tasks",
+            file=sys.stderr,
             update_min_steps=max(1, rows // 200),
         ) as progress:
             await store.fill(progress)

@@ -10,10 +10,10 @@ import structlog
 from aiohttp import web
 
 from service.errors import ConfigurationError
-from service.metrics import Metrics, process_memory
+from service.metrics import Metrics, process_memory, release_free_memory
 from service.settings import KIB, MIB, Settings
 from service.stores import Store, open_store
-from service.stream.admission import Admission, Bound, fit_memory, fit_open_files
+from service.stream.admission import Admission, Bound, container_memory, fit_memory, fit_open_files
 from service.stream.pages import ReadAhead
 from service.web import openapi
 from service.web.authentication import DEVELOPMENT_SECRET, Tokens
@@ -53,12 +53,13 @@ async def run(settings: Settings, ready: Callable[[str], None] = lambda address:
 @asynccontextmanager
 async def serve(settings: Settings) -> AsyncIterator[str]:
     """The service on its address for as long as the context lasts; then it shuts down."""
-    tokens = Tokens.load(settings.tokens, settings.host)
+    tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
     store = await open_store(settings)
     try:
-        base = process_memory().uss
+        base = (await asyncio.to_thread(process_memory)).uss
         settings, notes = fit_open_files(settings)
-        settings, more = fit_memory(settings, base)
+        limit = int(settings.memory_limit) or await asyncio.to_thread(container_memory)
+        settings, more = fit_memory(settings, base, limit)
         for note in notes + more:
             log.warning(note)
         bound = Bound.of(settings, base)
@@ -191,7 +192,8 @@ def _publish(
 
 async def _log_memory(settings: Settings, admission: Admission, connections: Connections) -> None:
     while True:
-        memory = process_memory()
+        await asyncio.to_thread(release_free_memory)
+        memory = await asyncio.to_thread(process_memory)
         log.info(
             "memory",
             rss_mib=round(memory.rss / MIB, 1),

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -121,7 +121,9 @@ class SQLiteStore:
         if connection is None:
             connection = apsw.Connection(
                 str(self._path),
-                flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOMUTEX,
+                flags=apsw.SQLITE_OPEN_READWRITE
+                | apsw.SQLITE_OPEN_CREATE
+                | apsw.SQLITE_OPEN_NOMUTEX,
             )
             connection.set_busy_timeout(BUSY_MILLISECONDS)
             self._local.connection = connection
@@ -141,10 +143,8 @@ class SQLiteStore:
 
     async def extent(self) -> Extent:
         def work() -> Extent:
-            rows = self._connection().execute(
-                "SELECT coalesce((SELECT max(id) FROM task), 0), seq FROM clock"
-            )
-            return Extent(*rows.fetchall()[0])
+            statement = "SELECT coalesce((SELECT max(id) FROM task), 0), seq FROM clock"
+            return Extent(*_rows(self._connection(), statement)[0])
 
         return await self._in(self._readers, work)
 
@@ -166,7 +166,9 @@ class SQLiteStore:
                 parts = []
             pages: list[Page] = []
             for number, (rows, data) in enumerate(parts, 1):
-                if len(data) > self._page_bytes and span > 1 or (left is not None and rows > left):
+                if (len(data) > self._page_bytes and span > 1) or (
+                    left is not None and rows > left
+                ):
                     break
                 left = None if left is None else left - rows
                 end = after + number * span
@@ -191,8 +193,8 @@ class SQLiteStore:
             "min_priority": query.min_priority,
             "max_priority": query.max_priority,
         }
-        found = connection.execute(pages_statement(query, cursor.left is not None), values)
-        return list(_parts(found.fetchall()[0][0]))
+        found = _rows(connection, pages_statement(query, cursor.left is not None), values)
+        return list(_parts(found[0][0]))
 
     def _adapted(self, query: Query, pages: list[Page], span: int) -> list[Page]:
         """The pages, the last one's cursor with a span that should just fill a page."""
@@ -211,21 +213,18 @@ class SQLiteStore:
 
     def _before_next(self, query: Query, after: int) -> int:
         """Past a gap in the ids, however wide: right before the next row that there is."""
-        found = self._connection().execute(
-            "SELECT coalesce(min(id), ?) - 1 FROM task WHERE id > ?", (query.until, after)
-        )
-        return int(found.fetchall()[0][0])
+        statement = "SELECT coalesce(min(id) - 1, ?) FROM task WHERE id > ?"
+        return int(_rows(self._connection(), statement, (query.until, after))[0][0])
 
     async def read(self, task_id: int) -> Task:
         return await self._in(self._readers, self._read, task_id)
 
     def _read(self, task_id: int) -> Task:
-        found = self._connection().execute(
-            "SELECT id, title, priority, status FROM task WHERE id = ?", (task_id,)
-        )
-        for row in found.fetchall():
-            return Task(*row)
-        raise _not_found(task_id)
+        statement = "SELECT id, title, priority, status FROM task WHERE id = ?"
+        found = _rows(self._connection(), statement, (task_id,))
+        if not found:
+            raise _not_found(task_id)
+        return Task(*found[0])
 
     # Writing: one thread, one transaction a call, on disk before the call returns.
 
@@ -237,9 +236,8 @@ class SQLiteStore:
         """
         connection = self._connection()
         with connection:
-            (last,) = connection.execute(
-                "UPDATE clock SET seq = seq + ? RETURNING seq", (changes,)
-            ).fetchall()[0]
+            statement = "UPDATE clock SET seq = seq + ? RETURNING seq"
+            last = _rows(connection, statement, (changes,))[0][0]
             yield connection, last - changes + 1
         if self._wal_pages >= WAL_PAGES:
             self._restart_log(connection)
@@ -250,10 +248,8 @@ class SQLiteStore:
         SQLite's own checkpoint never waits for a reader, and among a thousand streams there
         is always one. This one waits, and no page is read for longer than milliseconds.
         """
-        try:
+        with suppress(apsw.BusyError):  # another program reads for long: the next write tries again
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-        except apsw.BusyError:
-            pass  # another program reads for long; the next write tries again
 
     async def create(self, tasks: Sequence[NewTask]) -> list[Task]:
         def work() -> list[Task]:
@@ -269,11 +265,12 @@ class SQLiteStore:
         def work() -> Task:
             with self._transaction(1) as (connection, seq):
                 assignments = "".join(f"{column} = :{column}, " for column in changes)
-                found = connection.execute(
+                found = _rows(
+                    connection,
                     f"UPDATE task SET {assignments} seq = :seq WHERE id = :id"
                     " RETURNING id, title, priority, status",
                     {**changes, "seq": seq, "id": task_id},
-                ).fetchall()
+                )
                 if not found:
                     raise _not_found(task_id)
                 return Task(*found[0])
@@ -343,7 +340,9 @@ class SQLiteStore:
                     "the newest that this version of Weir knows",
                     hint="run the version of Weir that made it, or a later one",
                 )
-        elif version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() != [(0,)]:
+        elif version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() != [
+            (0,)
+        ]:
             raise ConfigurationError(
                 f"{self._path} is a database of another program",
                 hint="name a new file with --database; it is made when missing",
@@ -352,6 +351,11 @@ class SQLiteStore:
     def _count_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
+
+
+def _rows(connection: apsw.Connection, statement: str, values: Any = ()) -> list[Any]:
+    """All rows at once: a statement that is not run to its end keeps its transaction open."""
+    return connection.execute(statement, values).fetchall()
 
 
 def _parts(blob: bytes) -> Iterator[tuple[int, memoryview]]:

@@ -14,11 +14,11 @@ from service.errors import ConfigurationError, RefusedError
 from service.metrics import Metrics
 from service.settings import KIB, MIB, Settings
 from service.stream.flow import Flow
+from service.stream.pages import PAGES_A_WRITE
 
-CONNECTION_BYTES = 24 * KIB
-"""Process memory of a connection with its request, task and handler. About 15 KiB were
-measured; a request head of the longest kind (8 KiB, held twice) makes up the rest."""
-IN_FLIGHT_BYTES = 16 * KIB
+CONNECTION_BYTES = 20 * KIB
+"""Process memory of a connection with its request, tasks and handler; 18 KiB were measured."""
+IN_FLIGHT_BYTES = 8 * KIB
 """Allowance for bytes sent and not acknowledged. A reader that has stopped has none; on a
 long path a reader that moves has as many as its bandwidth times the round trip."""
 BODY_COPIES = 6
@@ -35,7 +35,7 @@ RETRY_SECONDS = 5
 class Bound:
     """The worst case, in bytes: user and kernel memory of everything at its limit at once."""
 
-    page: int
+    write: int
     unsent: int
     read_ahead: int
     writes: int
@@ -47,7 +47,7 @@ class Bound:
     def of(cls, settings: Settings, base: int) -> "Bound":
         """The bound of these settings, on top of `base` bytes that the idle process takes."""
         return cls(
-            page=max(settings.page_bytes, settings.row_bytes),
+            write=max(PAGES_A_WRITE * settings.page_bytes, settings.row_bytes),
             unsent=settings.unsent_bytes,
             read_ahead=settings.read_ahead_bytes,
             writes=settings.max_writes * settings.max_body_bytes * BODY_COPIES,
@@ -58,9 +58,9 @@ class Bound:
 
     @property
     def stream(self) -> int:
-        """One stream whose reader has stopped: at most a page is between store and peer,
-        split between transport and kernel, above what the kernel had when it was read."""
-        return CONNECTION_BYTES + self.page + self.unsent + IN_FLIGHT_BYTES
+        """One stream whose reader has stopped: one write is between store and peer, split
+        between transport and kernel, on top of what was unsent when its page was read."""
+        return CONNECTION_BYTES + self.write + self.unsent + IN_FLIGHT_BYTES
 
     @property
     def fixed(self) -> int:
@@ -75,19 +75,20 @@ class Bound:
     def __str__(self) -> str:
         return (
             f"{self.max_streams:,} streams x {self.stream / KIB:.0f} KiB "
-            f"(connection {CONNECTION_BYTES / KIB:.0f} + page {self.page / KIB:.0f} "
+            f"(connection {CONNECTION_BYTES / KIB:.0f} + write {self.write / KIB:.0f} "
             f"+ unsent {self.unsent / KIB:.0f} + in flight {IN_FLIGHT_BYTES / KIB:.0f}) "
             f"= {self.max_streams * self.stream / MIB:.0f} MiB, "
             f"and {self.fixed / MIB:.0f} MiB whatever their number"
         )
 
 
-def fit_memory(settings: Settings, base: int) -> tuple[Settings, list[str]]:
-    """Settings whose bound is within the memory limit, by fewer streams; and what was cut.
+def fit_memory(settings: Settings, base: int, limit: int) -> tuple[Settings, list[str]]:
+    """Settings whose bound is within `limit` bytes, by fewer streams; and what was cut.
+
+    A limit of 0 is none.
 
     Raises ConfigurationError when not even one stream fits.
     """
-    limit = int(settings.memory_limit) or container_memory()
     bound = Bound.of(settings, base)
     if not limit or bound.total <= limit:
         return settings, []
@@ -138,9 +139,7 @@ def fit_open_files(settings: Settings) -> tuple[Settings, list[str]]:
 
 def _with_streams(settings: Settings, streams: int) -> Settings:
     spare = max(0, settings.max_connections - settings.max_streams)
-    return settings.model_copy(
-        update={"max_streams": streams, "max_connections": streams + spare}
-    )
+    return settings.model_copy(update={"max_streams": streams, "max_connections": streams + spare})
 
 
 @dataclass(slots=True, eq=False)

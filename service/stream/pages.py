@@ -13,6 +13,8 @@ TRIPS_AHEAD = 5
 """Calls to the store under way for a fast client, so that no reader waits for its turn."""
 IDS_A_TRIP = 40_000
 """Most ids that one call looks at, so that it takes milliseconds however rare a match is."""
+SHARE = 4
+"""A call takes no more than one in so many of the free pages."""
 PAGES_A_WRITE = 2
 """Pages that a fast client gets in one write; half the work, and within the bound."""
 
@@ -24,7 +26,8 @@ class ReadAhead:
         self.free = pages
 
     def take(self, wanted: int) -> int:
-        granted = min(wanted, self.free)
+        """As many pages as wanted, but no more than a part of what is free: others come, too."""
+        granted = min(wanted, self.free // SHARE)
         self.free -= granted
         return granted
 

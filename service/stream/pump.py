@@ -6,16 +6,14 @@ from service.stream.admission import Stream
 from service.stream.pages import Pages
 
 
-async def pump(
-    stream: Stream, pages: Pages, write: Callable[[bytes], Awaitable[None]]
-) -> None:
+async def pump(stream: Stream, pages: Pages, write: Callable[[bytes], Awaitable[None]]) -> None:
     """Read a page, send it, wait until the client has taken it; until there is none left.
 
     While the client is slow nothing is held: no page, no thread, no connection.
     """
     while (page := await pages.next()) is not None:
         if page.data:
-            await write(page.data)
+            await write(bytes(page.data))
         stream.count(page.rows, len(page.data))
         del page
         await stream.flow.room(slow=pages.drop)

@@ -74,7 +74,9 @@ class Tokens:
                     f"listening on {host} needs a token file",
                     hint="name one with --tokens, or listen on 127.0.0.1",
                 )
-            return cls([Token(name="development", secret=DEVELOPMENT_SECRET, scopes=set(Scope))])
+            return cls(
+                [Token(name="development", secret=DEVELOPMENT_SECRET, scopes=frozenset(Scope))]
+            )
         try:
             tokens = _TokenFile.model_validate(tomllib.loads(path.read_text("utf-8"))).token
         except OSError as fault:

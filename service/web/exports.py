@@ -1,6 +1,7 @@
 """The two exports: a page is read, sent, and the client awaited, until the table ends."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -86,20 +87,31 @@ class Exports:
             try:
                 await response.prepare(request)
                 connection.ignore_input()
-                await self._run(response, stream, pages, head)
+
+                async def write(data: bytes) -> None:
+                    # aiohttp waits by itself after each 64 KiB; the flow waits, and knows it.
+                    request.writer.buffer_size = 0
+                    await response.write(data)
+
+                await self._run(response, stream, pages, head, write)
             finally:
                 pages.drop()
         return response
 
     async def _run(
-        self, response: web.StreamResponse, stream: Stream, pages: Pages, head: bytes
+        self,
+        response: web.StreamResponse,
+        stream: Stream,
+        pages: Pages,
+        head: bytes,
+        write: Callable[[bytes], Awaitable[None]],
     ) -> None:
         """Send the body. Whatever goes wrong from here on breaks the connection, visibly."""
         log.info("stream started", stream=stream.id, token=stream.token, route=stream.route)
         outcome, sent = "failed", False
         try:
-            await response.write(head)
-            await pump(stream, pages, response.write)
+            await write(head)
+            await pump(stream, pages, write)
             await response.write_eof()
             sent = True
             await stream.flow.settle()

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
 
 from service.errors import InvalidError, WeirError
 from service.metrics import Metrics
@@ -47,7 +48,9 @@ def _guarded(route: Route, tokens: Tokens) -> RawHandler:
     return handler
 
 
-def _refusals(metrics: Metrics) -> Callable[[web.Request, RawHandler], Awaitable[web.StreamResponse]]:
+def _refusals(
+    metrics: Metrics,
+) -> Middleware:
     """A middleware that turns every error before the first byte into a problem."""
 
     def refuse(error: WeirError) -> web.StreamResponse:
@@ -79,7 +82,9 @@ def _refusals(metrics: Metrics) -> Callable[[web.Request, RawHandler], Awaitable
 
 def _check_head(request: web.Request) -> None:
     """Refuse a head too large to keep, and a body where none is read."""
-    size = len(request.raw_path) + sum(len(name) + len(value) for name, value in request.raw_headers)
+    size = len(request.raw_path) + sum(
+        len(name) + len(value) for name, value in request.raw_headers
+    )
     if size > HEAD_BYTES:
         raise InvalidError(
             f"the request's head has {size} bytes; {HEAD_BYTES} are allowed",

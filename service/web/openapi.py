@@ -97,7 +97,7 @@ def document(routes: list[Route]) -> Json:
         "info": {
             "title": "Weir",
             "version": __version__,
-            "summary": "Tables as CSV and NDJSON, to any number of slow clients, in constant memory",
+            "summary": "Tables as CSV and NDJSON, to any number of slow clients, bounded",
         },
         "paths": paths,
         "components": {
@@ -136,8 +136,8 @@ def _parameters(route: Route) -> list[Json]:
     if "{id}" in route.path:
         schema = {"type": "string", "pattern": "^[0-9]{1,19}$"}
         found.append({"name": "id", "in": "path", "required": True, "schema": schema})
-    for name, schema in properties.items():
-        schema = dict(schema)
+    for name, described in properties.items():
+        schema = dict(described)
         parameter: Json = {
             "name": name,
             "in": "query",

@@ -8,7 +8,7 @@ from time import monotonic
 from aiohttp import hdrs, web
 
 from service.errors import RefusedError
-from service.metrics import CONTENT_TYPE, Metrics
+from service.metrics import CONTENT_TYPE, Metrics, process_memory
 from service.stores import Store
 from service.stream.admission import RETRY_SECONDS, Admission, Stream
 from service.web.authentication import Token
@@ -19,6 +19,8 @@ from service.web.tasks import JSON_TYPE
 STREAMS_A_WRITE = 50
 """Streams in one chunk of `/streams`; about a page."""
 
+PAGE = files("service.web").joinpath("index.html").read_text("utf-8")
+
 
 class Operations:
     """The routes for operators and load balancers."""
@@ -28,13 +30,12 @@ class Operations:
         self._store = store
         self._admission = admission
         self._metrics = metrics
-        self._page = files("service.web").joinpath("index.html").read_text("utf-8")
 
     async def page(
         self, request: web.Request, token: Token | None, parameters: Parameters
     ) -> web.StreamResponse:
         """`GET /`"""
-        return web.Response(text=self._page, content_type="text/html")
+        return web.Response(text=PAGE, content_type="text/html")
 
     async def openapi(
         self, request: web.Request, token: Token | None, parameters: Parameters
@@ -68,7 +69,10 @@ class Operations:
         """`GET /metrics`"""
         for stream in self._admission.streams.values():
             stream.report(self._metrics)
-        return web.Response(body=self._metrics.text(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+        memory = await asyncio.to_thread(process_memory)
+        return web.Response(
+            body=self._metrics.text(memory), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE}
+        )
 
     async def streams(
         self, request: web.Request, token: Token, parameters: Parameters

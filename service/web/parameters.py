@@ -17,7 +17,6 @@ from pydantic import (
 
 from service.errors import InvalidError
 from service.table import (
-    COLUMNS,
     DEFAULT_STATUS,
     ID_HIGHEST,
     PRIORITY_HIGHEST,
@@ -84,14 +83,15 @@ class ListParameters(Parameters):
 class NdjsonParameters(Parameters):
     """Of `GET /tasks/stream.ndjson`."""
 
-    columns: Columns = Field(COLUMNS, description="which, in which order, separated by commas")
+    columns: Columns = Field(
+        ("id", "title", "priority", "status"),
+        description="which, in which order, separated by commas",
+    )
     status: Status | None = Field(None, description="only tasks of this status")
     min_priority: Annotated[Priority, Whole] | None = Field(None, description="and above")
     max_priority: Annotated[Priority, Whole] | None = Field(None, description="and below")
     after: Id = Field(0, description="only higher ids: resume behind the last one you have")
-    limit: Annotated[int, Whole] | None = Field(
-        None, ge=1, le=ID_HIGHEST, description="most tasks"
-    )
+    limit: Annotated[int, Whole] | None = Field(None, ge=1, le=ID_HIGHEST, description="most tasks")
 
     @model_validator(mode="after")
     def _range(self) -> "NdjsonParameters":
@@ -152,9 +152,7 @@ class TaskBody(BaseModel):
 class ChangesBody(BaseModel):
     """What to change in a task; what is left out stays."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"minProperties": 1}
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"minProperties": 1})
 
     title: Title = Field(default="")
     priority: Priority = Field(default=PRIORITY_LOWEST)

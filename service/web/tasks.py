@@ -62,7 +62,7 @@ class Tasks:
             stored = [_members(task) for task in await self._store.create(tasks)]
             if many:
                 return await _sent(request, _answer(stored, 201))
-            place = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
+            place: dict[str, str] = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
             return await _sent(request, _answer(stored[0], 201, place))
 
     async def update(
@@ -126,9 +126,7 @@ def _members(task: Task) -> dict[str, str | int]:
 
 def _answer(body: object, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return web.Response(
-        body=text.encode(), status=status, headers=headers, content_type=JSON_TYPE
-    )
+    return web.Response(body=text.encode(), status=status, headers=headers, content_type=JSON_TYPE)
 
 
 async def _sent(request: web.Request, response: web.Response) -> web.Response:

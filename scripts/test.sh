@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Makes the environment, installs, and runs every check. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh test
+ruff check .
+ruff format --check .
+mypy
+pytest "$@"

@@ -1,0 +1,1 @@
+"""Deliberately slow readers for any HTTP server, and what they cost it."""

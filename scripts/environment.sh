@@ -9,7 +9,7 @@ fi
 wanted=$(cat pyproject.toml constraints.txt | cksum)
 stamp=.venv/weir-${1:-base}
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    .venv/bin/python -m pip install -qq --disable-pip-version-check \
         --constraint constraints.txt --editable ".${1:+[$1]}"
     echo "$wanted" >"$stamp"
 fi

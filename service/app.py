@@ -104,7 +104,7 @@ async def _listening(
             connections,
             runner.server,
             access_log=None,
-            keepalive_timeout=0,  # `head_timeout` covers it, and what it does not
+            keepalive_timeout=settings.head_timeout,
             lingering_time=LINGER_SECONDS,
             read_bufsize=READ_BYTES,
         )

@@ -70,7 +70,9 @@ class Settings(BaseModel):
     )
 
     stall_timeout: Seconds = Field(
-        60, description="seconds without a byte acknowledged by the peer until it is evicted"
+        300,
+        description="seconds without a byte acknowledged by the peer until it is evicted; with "
+        "the usual 128 KiB receive buffer a reader of 512 bytes a second shows none for 250",
     )
     head_timeout: Seconds = Field(
         15, description="seconds a connection may wait for a whole request head, the first or next"

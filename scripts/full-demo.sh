@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Shows the promise on a real service: 1,000 tasks over HTTP, a large table, fast, slow and
+# stalled readers at once, and the server's memory before, during and after.
+# WEIR_DEMO_ROWS (2000000), WEIR_DEMO_READERS (300) and WEIR_PORT (3000) make it larger or smaller.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+
+rows=${WEIR_DEMO_ROWS:-2000000}
+readers=${WEIR_DEMO_READERS:-300}
+port=${WEIR_PORT:-3000}
+url=http://localhost:$port
+token='Authorization: Bearer secret-user-123'
+folder=$(mktemp -d)
+started=()
+
+stop() {
+    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
+    rm -rf "$folder"
+}
+trap stop EXIT
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { printf 'full-demo: %s\n' "$*" >&2; exit 1; }
+
+memory() { # the server's own figures, in KiB: process (USS), and the kernel's send queues
+    curl -sf "$url/metrics" -H "$token" | awk -v what="$1" '
+        /^weir_process_memory_bytes\{kind="uss"\}/ { uss = $2 }
+        /^weir_buffered_kernel_bytes / { kernel = $2 }
+        /^weir_streams / { streams = $2 }
+        END { printf "%-44s process %6.1f MiB   kernel %5.1f MiB   streams %4d\n",
+              what, uss / 1048576, kernel / 1048576, streams }' | tee -a "$folder/memory.txt"
+}
+
+say "Starting the service on port $port"
+service_log=$folder/service.log
+python -m service --database "sqlite:///$folder/tasks.db" --port "$port" --grace 1 \
+    --log-interval 2 2>"$service_log" &
+started+=($!)
+server=$!
+for _ in $(seq 100); do
+    curl -sf "$url/readyz" >/dev/null && break
+    kill -0 "$server" 2>/dev/null || fail "the service did not start: $(tail -n 2 "$service_log")"
+    sleep 0.1
+done
+grep -o 'memory=.*' "$service_log" | head -n 1 | sed 's/^memory=/Its worst case: /'
+
+say "Creating 1,000 tasks over HTTP, one at a time"
+python - "$url" <<'PYTHON'
+import http.client, json, sys
+connection = http.client.HTTPConnection(sys.argv[1].removeprefix("http://"))
+head = {"Authorization": "Bearer secret-user-123", "Content-Type": "application/json"}
+for number in range(1, 1001):
+    task = {"title": f"Task {number}", "priority": number % 10 + 1}
+    connection.request("POST", "/tasks", json.dumps(task), head)
+    answer = connection.getresponse()
+    if answer.status != 201:
+        sys.exit(f"task {number}: {answer.status} {answer.read().decode()}")
+    answer.read()
+PYTHON
+curl -sf "$url/tasks/export.csv" -H "$token" >"$folder/thousand.csv"
+printf '%s lines in the export: a head and 1,000 tasks\n' "$(wc -l <"$folder/thousand.csv")"
+
+say "Generating $rows more"
+python -m service generate --rows "$rows" --database "sqlite:///$folder/tasks.db"
+total=$((rows + 1000))
+
+say "Downloading $total tasks as CSV and as NDJSON"
+memory "before"
+for file in export.csv stream.ndjson; do
+    curl -sf "$url/tasks/$file" -H "$token" -o "$folder/$file" \
+        -w "$file"': %{size_download} bytes in %{time_total} s\n'
+done
+memory "after two fast downloads"
+
+say "$readers readers that stop reading, and two slow downloads, beside a fast one"
+python -m simulator.stalled "$url/tasks/export.csv" --readers "$readers" --seconds 120 \
+    -H "$token" >"$folder/stalled.txt" &
+started+=($!)
+for file in export.csv stream.ndjson; do
+    curl -sf --limit-rate 1M "$url/tasks/$file" -H "$token" -o "$folder/slow-$file" &
+    started+=($!)
+done
+for _ in $(seq 600); do
+    [ -s "$folder/stalled.txt" ] && break
+    sleep 0.1
+done
+[ -s "$folder/stalled.txt" ] || fail "the readers did not get ready"
+cat "$folder/stalled.txt"
+for second in 1 2 3; do
+    sleep 2
+    memory "with slow and stalled readers, look $second"
+done
+curl -sf "$url/tasks/export.csv" -H "$token" -o "$folder/beside.csv" \
+    -w 'a fast download beside them: %{size_download} bytes in %{time_total} s\n'
+for pid in "${started[@]:1}"; do kill "$pid" 2>/dev/null || true; done
+for _ in $(seq 100); do
+    curl -sf "$url/metrics" -H "$token" | grep -q '^weir_streams 0' && break
+    sleep 0.1
+done
+sleep 3
+memory "after all have gone"
+
+say "What was seen"
+python - "$folder" "$total" "$readers" <<'PYTHON'
+import csv, json, re, sys
+from pathlib import Path
+folder, total, readers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+with (folder / "export.csv").open(newline="", encoding="utf-8") as file:
+    rows = sum(1 for _ in csv.reader(file)) - 1
+with (folder / "stream.ndjson").open(encoding="utf-8") as file:
+    lines = sum(1 for line in file if json.loads(line)["id"])
+same = (folder / "beside.csv").read_bytes() == (folder / "export.csv").read_bytes()
+print(f"CSV: {rows:,} tasks; NDJSON: {lines:,} tasks; {total:,} were stored.")
+print(f"The download beside the slow readers is the same file: {'yes' if same else 'NO'}.")
+looks = [
+    [float(number) for number in re.findall(r"([\d.]+) MiB", line)]
+    for line in (folder / "memory.txt").read_text().splitlines()
+]
+size = (folder / "export.csv").stat().st_size / 2**20
+fast, worst = sum(looks[1]), max(sum(look) for look in looks[2:5])
+growth = max(0.0, worst - fast) * 1024 / readers
+print(f"{readers} readers held open a file of {size:,.0f} MiB each, and cost the server "
+      f"{worst - fast:+.1f} MiB in all, process and kernel: {growth:.0f} KiB a reader.")
+spread = max(sum(look) for look in looks[2:5]) - min(sum(look) for look in looks[2:5])
+print(f"While they waited, memory moved by {spread:.1f} MiB.")
+good = rows == lines == total and same and growth <= 64
+print("Memory stayed constant." if good else "THE PROMISE DID NOT HOLD.")
+sys.exit(0 if good else 1)
+PYTHON

@@ -1,0 +1,163 @@
+"""What fails after the first byte breaks the transfer, and curl says so."""
+
+import asyncio
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from service.errors import StoreError
+from service.generate import tasks
+from service.stores.sqlite import SQLiteStore
+from tests.conftest import AUTHORIZATION, Process, StartProcess, StartService
+
+EXPORT = "/tasks/export.csv"
+TABLE = list(tasks(50_000, seed=6))
+HEADER = "Authorization: " + AUTHORIZATION["Authorization"]
+
+
+def wait_for_log(process: Process, text: str) -> None:
+    """Return once the log has this text; polled, as it is a file of another process."""
+    for _ in range(400):
+        if text in process.log:
+            return
+        try:
+            process.popen.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError(f"{text!r} is not in the log:\n{process.log}")
+
+
+def curl(service_url: str, path: str = EXPORT, *flags: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["curl", "--silent", "--max-time", "60", "-H", HEADER, *flags, service_url + path],
+        capture_output=True,
+        check=False,
+    )
+
+
+BROKEN = {18, 56}
+"""curl's exit codes for a transfer that ended early: partial file, and receive error."""
+
+
+async def test_a_row_over_the_limit_breaks_the_transfer(start: StartService) -> None:
+    """A row that is too long ends the stream visibly, after the rows before it."""
+    service = await start(TABLE)
+
+    def lengthen() -> None:
+        connection = apsw.Connection(str(service.database))
+        connection.execute("PRAGMA ignore_check_constraints = 1")
+        connection.execute("UPDATE task SET title = ? WHERE id = 40000", ("x" * 40_000,))
+        connection.close()
+
+    await asyncio.to_thread(lengthen)
+    result = await asyncio.to_thread(curl, service.url)
+    assert result.returncode in BROKEN
+    assert b"x" * 100 not in result.stdout
+    assert b"HTTP/1.1" not in result.stdout
+    first = await asyncio.to_thread(curl, service.url, EXPORT + "?after=39999", "--include")
+    assert b"500 Internal Server Error" in first.stdout
+    assert b"task 40000" in first.stdout
+
+
+async def test_a_fault_in_the_store_breaks_the_transfer(
+    start: StartService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the store raises in mid-stream, known or not, curl does not call it complete."""
+    service = await start(TABLE)
+    real = SQLiteStore.read_pages
+    for fault in (StoreError("the disk is gone"), RuntimeError("a bug")):
+
+        async def fail_later(
+            self: SQLiteStore, query: Any, cursor: Any, count: int, fault: Exception = fault
+        ) -> Any:
+            if cursor.after > 20_000:
+                raise fault
+            return await real(self, query, cursor, count)
+
+        monkeypatch.setattr(SQLiteStore, "read_pages", fail_later)
+        result = await asyncio.to_thread(curl, service.url)
+        assert result.returncode in BROKEN
+        assert b"the disk" not in result.stdout
+        assert b"HTTP/1.1" not in result.stdout
+    assert await service.outcomes() == {"failed": 2}
+
+
+def test_an_unreadable_file_breaks_the_transfer(spawn: StartProcess) -> None:
+    """A database file that is overwritten in mid-stream ends the stream visibly, and is logged."""
+    service = spawn()
+    body = json.dumps([{"title": "x" * 1_900, "priority": 1}] * 1_000)
+    kind = ("-H", "Content-Type: application/json", "--data-binary", "@-")
+    for _ in range(20):
+        command = ["curl", "-sf", "-H", HEADER, *kind]
+        subprocess.run(
+            [*command, service.url + "/tasks"],
+            input=body.encode(),
+            check=True,
+            capture_output=True,
+        )
+    slow = subprocess.Popen(
+        ["curl", "-s", "--limit-rate", "4M", "-o", "/dev/null", "-H", HEADER, service.url + EXPORT]
+    )
+    wait_for_log(service, "stream started")
+    with service.database.open("r+b") as file:
+        file.write(b"\xff" * service.database.stat().st_size)
+    with service.database.with_name("tasks.db-wal").open("r+b") as file:
+        file.truncate(0)
+    assert slow.wait(60) in BROKEN
+    assert "outcome=failed" in service.log
+    assert "Traceback" not in service.log
+
+
+def test_sigterm_breaks_what_is_left_and_exits_0(spawn: StartProcess) -> None:
+    """After SIGTERM a slow download is cut off visibly within the grace, and the code is 0."""
+    service = spawn("--grace", "0.5")
+    fill(service.database)
+    slow = subprocess.Popen(
+        [
+            "curl",
+            "-s",
+            "--limit-rate",
+            "200k",
+            "-o",
+            "/dev/null",
+            "-H",
+            HEADER,
+            service.url + EXPORT,
+        ]
+    )
+    wait_for_log(service, "stream started")
+    assert service.stop() == 0
+    assert slow.wait(20) in BROKEN
+    assert "outcome=shutdown" in service.log
+    assert "Traceback" not in service.log
+
+
+def test_sigterm_lets_a_stream_finish(spawn: StartProcess) -> None:
+    """A download that ends within the grace ends whole, though SIGTERM came in its middle."""
+    service = spawn("--grace", "30")
+    fill(service.database)
+    download = subprocess.Popen(
+        ["curl", "-s", "--limit-rate", "1M", "-H", HEADER, service.url + EXPORT],
+        stdout=subprocess.PIPE,
+    )
+    wait_for_log(service, "stream started")
+    service.popen.send_signal(signal.SIGTERM)
+    body, _ = download.communicate(timeout=60)
+    assert download.returncode == 0
+    assert body.count(b"\n") > len(TABLE)
+    assert service.popen.wait(30) == 0
+
+
+def fill(database: Path) -> None:
+    connection = apsw.Connection(str(database))
+    with connection:
+        connection.executemany(
+            "INSERT INTO task (title, priority, status, seq) VALUES (?, ?, ?, 0)",
+            TABLE,
+        )
+    connection.close()

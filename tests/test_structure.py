@@ -1,0 +1,95 @@
+"""The house rules: who may import whom, how long a file may be, what the README says."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+from service.web.exports import Exports
+from service.web.operations import Operations
+from service.web.routes import all_routes
+from service.web.tasks import Tasks
+
+ROOT = Path(__file__).parent.parent
+LAYERS = (
+    ("service.errors", "service.settings", "service.table", "service.metrics", "service.logs"),
+    ("service.generate", "service.stores"),
+    ("service.stream",),
+    ("service.web",),
+    ("service.app",),
+    ("service.__main__",),
+)
+"""From the ground up: a module imports from its own layer and from those before it."""
+LONGEST_FILE = 400
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def layer(module: str) -> int | None:
+    for number, names in enumerate(LAYERS):
+        if any(module == name or module.startswith(name + ".") for name in names):
+            return number
+    return None
+
+
+def imported(path: Path) -> list[str]:
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{name.name}" for name in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", sources("service"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_downward(path: Path) -> None:
+    """A module of the service imports from its own layer or from one below it."""
+    own = layer(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    for name in imported(path):
+        theirs = layer(name)
+        assert theirs is None or (own is not None and theirs <= own), f"{path} imports {name}"
+
+
+def test_the_simulator_does_not_know_the_service() -> None:
+    """The simulator judges any server: it never imports this one."""
+    for path in sources("simulator"):
+        assert not [name for name in imported(path) if name.split(".")[0] == "service"], path
+
+
+def test_no_file_is_too_long() -> None:
+    """No source file has more than 400 lines."""
+    for package in ("service", "simulator", "scripts", "tests"):
+        for path in sources(package):
+            assert len(path.read_text("utf-8").splitlines()) <= LONGEST_FILE, path
+
+
+def test_the_readme_names_every_setting() -> None:
+    """Each flag stands in the README with its default."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name in Settings.model_fields:
+        assert f"`--{name.replace('_', '-')}`" in readme, name
+
+
+def test_the_readme_names_every_route() -> None:
+    """Each route stands in the README."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    unmade = [cls.__new__(cls) for cls in (Exports, Tasks, Operations)]
+    for route in all_routes(*unmade):  # type: ignore[arg-type]
+        assert f"`{route.path}`" in readme or f" {route.path}`" in readme, route.path
+
+
+def test_no_file_names_an_address_to_install_from() -> None:
+    """Dependencies are pinned by version, without download addresses."""
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        assert line.startswith("#") or (line.count("==") == 1 and "/" not in line), line
+
+
+def test_scripts_are_valid_bash() -> None:
+    """Every shell script parses."""
+    for path in sorted((ROOT / "scripts").glob("*.sh")):
+        subprocess.run(["bash", "-n", path], check=True)

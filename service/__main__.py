@@ -65,10 +65,15 @@ def main(context: click.Context, /, **given: Any) -> None:
 @main.command()
 @click.option("--rows", type=click.IntRange(1, 1_000_000_000), default=1_000_000, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True, help="same seed, same tasks")
-@click.option("--database", envvar="WEIR_DATABASE", default=None, help="where the tasks go")
-def generate(rows: int, seed: int, database: str | None) -> None:
+@click.option("--database", default=None, help="where the tasks go")
+@click.pass_context
+def generate(context: click.Context, /, rows: int, seed: int, database: str | None) -> None:
     """Append made-up tasks to a database, the same ones for the same seed."""
-    asyncio.run(_generate(rows, seed, _settings({"database": database})))
+    assert context.parent is not None
+    given = context.parent.params
+    asyncio.run(
+        _generate(rows, seed, _settings(given | ({"database": database} if database else {})))
+    )
 
 
 async def _generate(rows: int, seed: int, settings: Settings) -> None:

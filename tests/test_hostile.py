@@ -5,7 +5,7 @@ import json
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -93,8 +93,8 @@ async def test_a_drip_outlives_the_stall_timeout(start: StartService) -> None:
 async def test_an_unfinished_head_is_ended(start: StartService, sent: bytes) -> None:
     """A connection that never finishes a request head is closed after the head timeout."""
     service = await start(head_timeout=0.5, stall_timeout=2)
-    with reader(service.port, sent) as connection, pytest.raises(ConnectionResetError):
-        await read_to_the_end(connection)
+    with reader(service.port, sent) as connection, suppress(ConnectionResetError):
+        assert await read_to_the_end(connection) == b""
 
 
 async def test_a_head_in_small_bites_gains_no_time(start: StartService) -> None:

@@ -155,20 +155,14 @@ class SQLiteStore:
         after, left, span = cursor
         count = max(1, min(count, -(-(query.until - after) // span)))
         while True:
+            most = self._page_bytes if span > 1 else self._row_bytes
             try:
-                parts = self._lines(query, cursor._replace(span=span), count)
+                parts = self._lines(query, cursor._replace(span=span), count, count * most)
             except apsw.TooBigError:
-                if span == 1:
-                    raise RowTooLargeError(
-                        f"task {after + 1}: its line is longer than {self._row_bytes} bytes",
-                        hint="shorten its title, or raise --row-bytes",
-                    ) from None
                 parts = []
             pages: list[Page] = []
             for number, (rows, data) in enumerate(parts, 1):
-                if (len(data) > self._page_bytes and span > 1) or (
-                    left is not None and rows > left
-                ):
+                if len(data) > most or (left is not None and rows > left):
                     break
                 left = None if left is None else left - rows
                 end = after + number * span
@@ -176,12 +170,24 @@ class SQLiteStore:
                 pages.append(Page(data, rows, None if done else Cursor(end, left, span)))
             if pages:
                 return self._adapted(query, pages, span)
-            span, count = max(1, span // 2), 1
+            if count > 1:
+                count = 1
+            elif span > 1:
+                span //= 2
+            else:
+                raise RowTooLargeError(
+                    f"task {after + 1}: its line is longer than {self._row_bytes} bytes",
+                    hint="shorten its title, or raise --row-bytes",
+                )
 
-    def _lines(self, query: Query, cursor: Cursor, count: int) -> list[tuple[int, memoryview]]:
-        """The rows and the lines of each of `count` pages, or TooBigError from the engine."""
+    def _lines(
+        self, query: Query, cursor: Cursor, count: int, most: int
+    ) -> list[tuple[int, memoryview]]:
+        """Rows and lines of each of `count` pages, of at most `most` bytes in all.
+
+        The engine itself raises TooBigError before it holds more.
+        """
         connection = self._connection()
-        most = count * self._page_bytes if cursor.span > 1 else self._row_bytes
         connection.limit(apsw.SQLITE_LIMIT_LENGTH, most + count * COUNT_BYTES)
         values: dict[str, Any] = {
             "after": cursor.after,

@@ -51,7 +51,7 @@ class _TokenFile(BaseModel):
 
 
 def _digest(secret: str) -> str:
-    return sha256(secret.encode()).hexdigest()
+    return sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class Tokens:

@@ -87,7 +87,7 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         if status == 500 or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
-        return unparsable(status, message)
+        return unparsable(exc, message)
 
 
 class Connections:

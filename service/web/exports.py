@@ -44,12 +44,11 @@ class Exports:
         self, request: web.Request, token: Token, parameters: CsvParameters
     ) -> web.StreamResponse:
         """`GET /tasks/export.csv`"""
-        head = ""
+        head, content_type = "", CSV_TYPE + "absent"
         if parameters.header == "true":
-            head = ",".join(parameters.columns) + "\n"
-        if parameters.format is Format.EXCEL:
-            head = BYTE_ORDER_MARK + head.replace("\n", "\r\n")
-        content_type = CSV_TYPE + ("present" if parameters.header == "true" else "absent")
+            head, content_type = ",".join(parameters.columns), CSV_TYPE + "present"
+            excel = parameters.format is Format.EXCEL
+            head = f"{BYTE_ORDER_MARK}{head}\r\n" if excel else f"{head}\n"
         return await self._export(request, token, parameters, content_type, head.encode())
 
     async def ndjson(

@@ -1,5 +1,6 @@
 """What every request passes on its way to its route: the head, the token, the parameters."""
 
+import re
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -26,11 +27,13 @@ RawHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def register(app: web.Application, routes: list[Route], tokens: Tokens, metrics: Metrics) -> None:
     """Serve these routes, each behind its guard."""
+    # `DELETE /tasks/export.csv` is a wrong method, not a wrong id.
+    names = "|".join(re.escape(route.path.rpartition("/")[2]) + "$" for route in routes)
     for route in routes:
         handler = _guarded(route, tokens)
-        app.router.add_route(route.method, route.path, handler)
-        if route.method == hdrs.METH_GET:
-            app.router.add_route(hdrs.METH_HEAD, route.path, handler)
+        path = route.path.replace("{id}", f"{{id:(?!{names})[^/]+}}")
+        for method in (route.method, "HEAD") if route.method == "GET" else (route.method,):
+            app.router.add_route(method, path, handler, expect_handler=_expect)
     app.middlewares.append(_refusals(metrics))
 
 
@@ -78,6 +81,23 @@ def _refusals(
                 )
 
     return middleware
+
+
+async def _expect(request: web.Request) -> web.Response | None:
+    """Tell a client that waits for it to go on with its body (RFC 9110, section 10.1.1)."""
+    expected = request.headers[hdrs.EXPECT]
+    if expected.lower() != "100-continue":
+        return problem(
+            WeirError(
+                f"{expected[:40]!r} is not expected here",
+                code="expectation_failed",
+                hint="send no Expect header but 100-continue",
+            )
+        )
+    if request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # that was not the response yet
+    return None
 
 
 def _check_head(request: web.Request) -> None:

@@ -80,6 +80,8 @@ class Operations:
         """`GET /streams`: a few at a time, as there may be ten thousand."""
         connection = request.protocol
         assert isinstance(connection, Connection)
+        if request.method == hdrs.METH_HEAD:
+            return web.Response(content_type=JSON_TYPE)
         response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: JSON_TYPE})
         await response.prepare(request)
         streams = list(self._admission.streams.values())

@@ -4,6 +4,7 @@ import json
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from service.errors import DeniedError, InvalidError, RefusedError, WeirError
 
@@ -77,7 +78,6 @@ _OF_AIOHTTP = {
     404: ("route_not_found", "GET / says what is where"),
     405: ("method_not_allowed", "the Allow header names the methods of this route"),
     413: ("body_too_large", "send fewer tasks at a time, or raise --max-body-bytes"),
-    417: ("expectation_failed", "send no Expect header but 100-continue"),
 }
 
 
@@ -88,12 +88,12 @@ def from_aiohttp(fault: web.HTTPException) -> web.Response:
     return problem(WeirError(fault.text or fault.reason, hint=hint, code=code), headers)
 
 
-def unparsable(status: int, message: str | None) -> web.Response:
-    """What is no HTTP, in our form; the connection closes after it."""
+def unparsable(fault: BaseException | None, message: str | None) -> web.Response:
+    """What is no HTTP, or too long a line of it, in our form; the connection closes after it."""
     detail = " ".join((message or "the request cannot be read").split())
-    response = problem(
-        WeirError(detail, code="bad_request", hint="send one HTTP/1.1 request at a time")
-    )
-    response.set_status(status)
+    error = WeirError(detail, code="bad_request", hint="send one HTTP/1.1 request at a time")
+    if isinstance(fault, LineTooLong) or detail.startswith("Too many headers"):
+        error = WeirError(detail, code="head_too_large", hint="send a shorter address or headers")
+    response = problem(error)
     response.force_close()
     return response

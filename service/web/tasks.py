@@ -39,11 +39,15 @@ class Tasks:
         """`GET /tasks`: one page of lines, joined into an array."""
         extent = await self._store.extent()
         query = Query(Format.NDJSON, until=extent.last_id)
-        cursor = Cursor(parameters.after, parameters.limit, parameters.limit)
-        (page,) = await self._store.read_pages(query, cursor, 1)
-        following = f'"{page.next_cursor.after}"' if page.next_cursor else "null"
-        lines = bytes(page.data).rstrip(b"\n").replace(b"\n", b",")  # no line has a newline inside
-        body = b'{"tasks":[' + lines + b'],"next":' + following.encode() + b"}"
+        cursor: Cursor | None = Cursor(parameters.after, parameters.limit, parameters.limit)
+        lines: list[bytes] = []
+        while cursor is not None and not lines:  # a gap in the ids makes an empty page
+            (page,) = await self._store.read_pages(query, cursor, 1)
+            lines = bytes(page.data).splitlines()  # no line has a newline inside
+            cursor = page.next_cursor
+        last = json.loads(lines[-1])["id"] if lines else None
+        following = json.dumps(last if last and int(last) < extent.last_id else None)
+        body = b'{"tasks":[' + b",".join(lines) + b'],"next":' + following.encode() + b"}"
         return web.Response(body=body, content_type=JSON_TYPE)
 
     async def read(
@@ -108,6 +112,12 @@ class Tasks:
             try:
                 async with asyncio.timeout(patience):
                     body = await request.read()
+            except web.RequestPayloadError as fault:
+                raise InvalidError(
+                    f"the body cannot be read: {fault.args[0] if fault.args else fault}",
+                    code="bad_request",
+                    hint="send it as its Content-Length and Content-Encoding say",
+                ) from None
             except TimeoutError:
                 raise WeirError(
                     f"the body did not arrive within {patience:g} seconds",

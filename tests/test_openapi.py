@@ -1,0 +1,168 @@
+"""The description at /openapi.json is true: valid, complete, and what the service does."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+import service.web.problems as problems_module
+from service.generate import tasks
+from service.web.problems import CONTENT_TYPE, STATUS
+from tests.conftest import Running, StartService
+
+METHODS = ("get", "head", "post", "patch", "put", "delete", "options", "trace")
+CONTRACT = {
+    "/": {"GET", "HEAD"},
+    "/healthz": {"GET", "HEAD"},
+    "/metrics": {"GET", "HEAD"},
+    "/openapi.json": {"GET", "HEAD"},
+    "/readyz": {"GET", "HEAD"},
+    "/streams": {"GET", "HEAD"},
+    "/tasks": {"GET", "HEAD", "POST"},
+    "/tasks/export.csv": {"GET", "HEAD"},
+    "/tasks/stream.ndjson": {"GET", "HEAD"},
+    "/tasks/{id}": {"GET", "HEAD", "PATCH", "DELETE"},
+}
+OPEN = {"/", "/healthz", "/readyz", "/openapi.json"}
+BODIES = {"post": {"title": "a", "priority": 1}, "patch": {"priority": 2}}
+
+Json = dict[str, Any]
+
+
+async def description(service: Running) -> Json:
+    async with service.client.get(service.url + "/openapi.json") as response:
+        assert response.status == 200
+        assert response.content_type == "application/json"
+        found: Json = await response.json()
+        return found
+
+
+def operations(document: Json) -> list[tuple[str, str, Json]]:
+    """Each method and path of the document, deletions last."""
+    found = [
+        (method, path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if method in METHODS
+    ]
+    return sorted(found, key=lambda each: each[0] == "delete")
+
+
+def codes_in_source() -> set[str]:
+    """Every error code that stands in the service's source."""
+    root = Path(problems_module.__file__).parents[1]
+    text = "".join(path.read_text("utf-8") for path in root.rglob("*.py"))
+    return set(re.findall(r'\bcode="([a-z_]+)"', text))
+
+
+async def test_the_document_is_valid(start: StartService) -> None:
+    """The document is OpenAPI 3.1 without a fault."""
+    document = await description(await start())
+    assert document["openapi"].startswith("3.1")
+    assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+async def test_the_document_has_the_contracts_routes(start: StartService) -> None:
+    """All routes of the contract are described, and no others."""
+    document = await description(await start())
+    found: dict[str, set[str]] = {}
+    for method, path, _ in operations(document):
+        found.setdefault(path, set()).add(method.upper())
+    assert found == CONTRACT
+
+
+async def test_each_served_method_is_described(start: StartService) -> None:
+    """What the service says that it allows on a path is what the document says of it."""
+    service = await start(list(tasks(1, seed=1)))
+    document = await description(service)
+    for path, methods in document["paths"].items():
+        async with service.client.put(service.url + path.replace("{id}", "1")) as response:
+            assert response.status == 405
+            allowed = {method.strip().lower() for method in response.headers["Allow"].split(",")}
+        assert allowed == {method for method in methods if method in METHODS}
+
+
+async def test_each_described_operation_answers_as_described(start: StartService) -> None:
+    """Every operation succeeds with the status and the media type that the document promises."""
+    service = await start(list(tasks(1, seed=1)))
+    for method, path, operation in operations(await description(service)):
+        url = service.url + path.replace("{id}", "1")
+        body = BODIES.get(method)
+        assert (body is not None) == ("requestBody" in operation)
+        async with service.client.request(method.upper(), url, json=body) as response:
+            described = operation["responses"].get(str(response.status))
+            assert described is not None, (method, path, response.status)
+            assert response.status < 300
+            if "content" in described:
+                assert response.content_type in described["content"]
+
+
+async def test_each_scope_is_described(start: StartService) -> None:
+    """The document marks those operations that want a token, and only those answer 401."""
+    service = await start(list(tasks(1, seed=1)))
+    for method, path, operation in operations(await description(service)):
+        url = service.url + path.replace("{id}", "1")
+        headers = {"Authorization": ""}
+        async with service.client.request(method.upper(), url, headers=headers) as response:
+            assert (response.status == 401) == ("security" in operation) == (path not in OPEN)
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ("TaskPage", "/tasks"),
+        ("Task", "/tasks/1"),
+        ("Streams", "/streams"),
+        ("Problem", "/tasks/77777"),
+        ("Problem", "/tasks?limit=0"),
+    ],
+)
+async def test_answers_fit_their_schemas(start: StartService, schema: str, path: str) -> None:
+    """What the service answers is what its schemas describe, each member declared."""
+    service = await start(list(tasks(10_000, seed=1)))
+    document = await description(service)
+    async with service.client.get(service.url + "/tasks/export.csv") as stream:
+        assert stream.status == 200
+        async with service.client.get(service.url + path) as response:
+            answer = await response.json()
+    root = document | {"$ref": f"#/components/schemas/{schema}"}
+    assert [error.message for error in Draft202012Validator(root).iter_errors(answer)] == []
+    assert set(answer) <= set(document["components"]["schemas"][schema]["properties"])
+
+
+async def test_described_limits_are_those_that_hold(start: StartService) -> None:
+    """A body that the document allows is stored, and one that it forbids is refused."""
+    service = await start()
+    document = await description(service)
+    (schema,) = document["paths"]["/tasks"]["post"]["requestBody"]["content"].values()
+    validator = Draft202012Validator(document | schema["schema"])
+    task = {"title": "a", "priority": 1, "status": "pending"}
+    bodies: list[Any] = [task, [task], [task] * 1_000, [task] * 1_001, [], {}, [{}], "a", 1, None]
+    bodies += [task | {"title": title} for title in ("", "x" * 2_000, "x" * 2_001, 1, None)]
+    bodies += [task | {"priority": priority} for priority in (0, 10, 11, "1", True, None)]
+    bodies += [task | {"status": "done"}, task | {"more": 1}, {"title": "a", "priority": 3}]
+    for body in bodies:
+        async with service.client.post(service.url + "/tasks", json=body) as response:
+            assert (response.status == 201) == validator.is_valid(body), body
+
+
+def test_every_code_in_use_has_a_status() -> None:
+    """No error leaves the service with a code that the map of statuses does not know."""
+    assert codes_in_source() - set(STATUS) == set()
+    assert len(codes_in_source()) > 10
+
+
+def test_every_status_is_a_problem() -> None:
+    """The map holds refusals and failures only: each status is 4xx or 5xx."""
+    assert all(400 <= status < 600 for status in STATUS.values())
+
+
+async def test_described_refusals_are_problems(start: StartService) -> None:
+    """Each refusal that the document lists has the media type of RFC 9457."""
+    for _, _, operation in operations(await description(await start())):
+        refusals = {k: v for k, v in operation["responses"].items() if k >= "400"}
+        assert refusals
+        assert all(set(refusal["content"]) == {CONTENT_TYPE} for refusal in refusals.values())

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service import __version__
-from simulator.stalled import UnreachableError
+from simulator.fleet import UnreachableError
 
 
 def rates(bench: Bench) -> Found:

@@ -9,7 +9,8 @@ from service.stream.pages import Pages
 async def pump(stream: Stream, pages: Pages, write: Callable[[bytes], Awaitable[None]]) -> None:
     """Read a page, send it, wait until the client has taken it; until there is none left.
 
-    While the client is slow nothing is held: no page, no thread, no connection.
+    While the client is slow no thread and no connection of the store is held, and no page
+    but what the socket has not yet taken of the last one.
     """
     while (page := await pages.next()) is not None:
         if page.data:

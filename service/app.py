@@ -10,7 +10,8 @@ import structlog
 from aiohttp import web
 
 from service.errors import ConfigurationError
-from service.metrics import Metrics, process_memory, release_free_memory
+from service.memory import keep_freed_memory, process_memory, release_free_memory
+from service.metrics import Metrics
 from service.settings import KIB, MIB, Settings
 from service.stores import Store, open_store
 from service.stream.admission import Admission, Bound, container_memory, fit_memory, fit_open_files
@@ -41,6 +42,7 @@ async def run(settings: Settings, ready: Callable[[str], None] = lambda address:
 
     Raises ConfigurationError when the service cannot start as it was told to.
     """
+    keep_freed_memory()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

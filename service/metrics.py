@@ -1,34 +1,13 @@
-"""What the service counts, as Prometheus metrics, and the memory that its process takes."""
+"""What the service counts, as Prometheus metrics."""
 
-import ctypes
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
-import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from service.memory import Memory
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-
-
-class Memory(NamedTuple):
-    """Of this process, in bytes: resident, and of that not shared with any other."""
-
-    rss: int
-    uss: int
-
-
-def process_memory() -> Memory:
-    """Read from /proc by psutil; some milliseconds for a large process."""
-    information = psutil.Process().memory_full_info()
-    return Memory(information.rss, information.uss)
-
-
-def release_free_memory() -> None:
-    """Have the C library give back what was freed; it keeps what a burst of readers took."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl has not
-    if trim is not None:
-        trim(0)
 
 
 class Metrics:

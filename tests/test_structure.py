@@ -14,7 +14,8 @@ from service.web.tasks import Tasks
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    ("service.errors", "service.settings", "service.table", "service.metrics", "service.logs"),
+    ("service.errors", "service.settings", "service.table", "service.logs"),
+    ("service.memory", "service.metrics"),
     ("service.generate", "service.stores"),
     ("service.stream",),
     ("service.web",),

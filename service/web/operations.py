@@ -8,7 +8,8 @@ from time import monotonic
 from aiohttp import hdrs, web
 
 from service.errors import RefusedError
-from service.metrics import CONTENT_TYPE, Metrics, process_memory
+from service.memory import process_memory
+from service.metrics import CONTENT_TYPE, Metrics
 from service.stores import Store
 from service.stream.admission import RETRY_SECONDS, Admission, Stream
 from service.web.authentication import Token

@@ -161,3 +161,60 @@ def fill(database: Path) -> None:
             TABLE,
         )
     connection.close()
+
+
+@pytest.mark.parametrize("version", ["--http1.0", "--http1.1"])
+def test_a_killed_service_leaves_no_whole_file(spawn: StartProcess, version: str) -> None:
+    """kill -9 in mid-stream breaks the transfer visibly, even where no chunk tells its end."""
+    service = spawn()
+    fill(service.database)
+    slow = subprocess.Popen(
+        ["curl", "-s", version, "--limit-rate", "300k", "-o", "/dev/null", "-H", HEADER]
+        + [service.url + EXPORT]
+    )
+    wait_for_log(service, "stream started")
+    service.stop(signal.SIGKILL)
+    assert slow.wait(60) in BROKEN
+
+
+async def test_nothing_is_stored_in_a_file_that_is_gone(start: StartService) -> None:
+    """Once the database file is deleted no write is answered 2xx, and `/readyz` says 503."""
+    service = await start(TABLE[:10])
+    await asyncio.to_thread(service.database.unlink)
+    task = {"title": "lost", "priority": 1}
+    async with service.client.post(service.url + "/tasks", json=task) as answer:
+        assert answer.status == 503
+        assert "was moved, deleted or replaced" in (await answer.json())["detail"]
+    async with service.client.get(service.url + "/readyz") as answer:
+        assert answer.status == 503
+
+
+async def test_slow_uploads_do_not_lock_out_a_task(start: StartService) -> None:
+    """While slow bodies take every place that there is, a single task is stored at once."""
+    service = await start(max_writes=2, body_timeout=60)
+    head = (
+        f"POST /tasks HTTP/1.1\r\nHost: x\r\n{HEADER}\r\nContent-Type: application/json\r\n"
+        "Content-Length: 2000000\r\n\r\n["
+    ).encode()
+    slow = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(8)]
+    for _, writer in slow:
+        writer.write(head)
+        await writer.drain()
+    await service.get("/tasks")  # by now the service has seen the heads that came before
+    task = {"title": "quick", "priority": 1}
+    async with asyncio.timeout(20), service.client.post(service.url + "/tasks", json=task) as done:
+        assert done.status == 201
+    for _, writer in slow:
+        writer.close()
+
+
+async def test_a_body_that_is_no_gzip_logs_no_traceback(
+    start: StartService, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A body that is not what its head says is the client's fault, not one for the log."""
+    service = await start()
+    kind = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    async with service.client.post(service.url + "/tasks", data=b"abcde", headers=kind) as answer:
+        assert answer.status == 400
+    await service.get("/tasks")
+    assert "Traceback" not in "".join(capfd.readouterr())

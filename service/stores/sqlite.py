@@ -13,12 +13,9 @@ import apsw
 
 from service.errors import ConfigurationError, NotFoundError, RowTooLargeError, StoreError
 from service.settings import Settings
-from service.stores.sqlite_lines import SPECIAL, pages_statement
+from service.stores.sqlite_lines import pages_statement, parts
+from service.stores.sqlite_schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from service.table import (
-    PRIORITY_HIGHEST,
-    PRIORITY_LOWEST,
-    STATUSES,
-    TITLE_CHARACTERS,
     Cursor,
     Extent,
     NewTask,
@@ -36,26 +33,6 @@ if not apsw.connections():
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-APPLICATION_ID = 0x57454952
-"""`WEIR` in ASCII: marks a file as ours, so that nobody else's is written to."""
-SCHEMA_VERSION = 1
-SCHEMA = f"""
-CREATE TABLE task (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    title TEXT NOT NULL
-        CHECK (length(title) BETWEEN 1 AND {TITLE_CHARACTERS} AND instr(title, char(0)) = 0),
-    priority INTEGER NOT NULL CHECK (priority BETWEEN {PRIORITY_LOWEST} AND {PRIORITY_HIGHEST}),
-    status TEXT NOT NULL CHECK (status IN {STATUSES}),
-    seq INTEGER NOT NULL,
-    special INTEGER NOT NULL GENERATED ALWAYS AS ({SPECIAL}) STORED
-) STRICT;
-CREATE TABLE tombstone (seq INTEGER PRIMARY KEY, id INTEGER NOT NULL) STRICT;
-CREATE TABLE clock (seq INTEGER NOT NULL) STRICT;
-INSERT INTO clock VALUES (0);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
 
 BUSY_MILLISECONDS = 10_000
 """How long a statement waits for another program's lock before it fails."""
@@ -81,6 +58,7 @@ class SQLiteStore:
         self._readers = ThreadPoolExecutor(settings.read_threads, "weir-read")
         self._writer = ThreadPoolExecutor(1, "weir-write")
         self._local = threading.local()
+        self._identity: tuple[int, int] | None = None
         self._connections: list[apsw.Connection] = []
 
     @classmethod
@@ -137,7 +115,23 @@ class SQLiteStore:
             self._connections.pop().close()
 
     async def ping(self) -> None:
-        await self._in(self._readers, lambda: self._connection().pragma("schema_version"))
+        def work() -> None:
+            self._check_file()
+            self._connection().pragma("schema_version")
+
+        await self._in(self._readers, work)
+
+    def _check_file(self) -> None:
+        """SQLite goes on with a file that was deleted or replaced; what it writes is lost."""
+        try:
+            identity = _identity(self._path)
+        except OSError:
+            identity = None
+        if identity != self._identity:
+            raise StoreError(
+                f"{self._path} was moved, deleted or replaced since it was opened",
+                hint="put it back, or restart the service",
+            )
 
     # Reading: a thread is held for one trip, a transaction for one statement.
 
@@ -157,11 +151,11 @@ class SQLiteStore:
         while True:
             most = self._page_bytes if span > 1 else self._row_bytes
             try:
-                parts = self._lines(query, cursor._replace(span=span), count, count * most)
+                found = self._lines(query, cursor._replace(span=span), count, count * most)
             except apsw.TooBigError:
-                parts = []
+                found = []
             pages: list[Page] = []
-            for number, (rows, data) in enumerate(parts, 1):
+            for number, (rows, data) in enumerate(found, 1):
                 if len(data) > most or (left is not None and rows > left):
                     break
                 left = None if left is None else left - rows
@@ -200,7 +194,7 @@ class SQLiteStore:
             "max_priority": query.max_priority,
         }
         found = _rows(connection, pages_statement(query, cursor.left is not None), values)
-        return list(_parts(found[0][0]))
+        return list(parts(found[0][0]))
 
     def _adapted(self, query: Query, pages: list[Page], span: int) -> list[Page]:
         """The pages, the last one's cursor with a span that should just fill a page."""
@@ -241,6 +235,7 @@ class SQLiteStore:
         One writer at a time makes the order of `seq` the order of commits.
         """
         connection = self._connection()
+        self._check_file()
         with connection:
             statement = "UPDATE clock SET seq = seq + ? RETURNING seq"
             last = _rows(connection, statement, (changes,))[0][0]
@@ -322,6 +317,7 @@ class SQLiteStore:
                     connection.execute(SCHEMA)
                 else:
                     connection.execute("UPDATE clock SET seq = seq")
+            self._identity = _identity(self._path)
         except apsw.NotADBError:
             raise ConfigurationError(
                 f"{self._path} is not an SQLite database",
@@ -364,16 +360,10 @@ def _rows(connection: apsw.Connection, statement: str, values: Any = ()) -> list
     return connection.execute(statement, values).fetchall()
 
 
-def _parts(blob: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Rows and lines of each page in a trip's blob, the lines as views: nothing is copied."""
-    view, start = memoryview(blob), 0
-    while start < len(blob):
-        lines = blob.index(b"\0", start) + 1
-        end = blob.find(b"\0", lines)
-        if end < 0:
-            end = len(blob)
-        yield int(blob[start : lines - 1]), view[lines:end]
-        start = end + 1
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a file from another one of the same name."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _insert(connection: apsw.Connection, task: NewTask, seq: int) -> int:

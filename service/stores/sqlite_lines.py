@@ -1,5 +1,6 @@
 """The SQL that turns rows into lines inside SQLite, so that no Python runs for a row."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -104,3 +105,15 @@ def pages_statement(query: Query, limited: bool) -> str:
     min_priority, max_priority.
     """
     return _pages(query.format, query.columns, _filters(query), limited)
+
+
+def parts(blob: bytes) -> Iterator[tuple[int, memoryview]]:
+    """Rows and lines of each page in a trip's blob, the lines as views: nothing is copied."""
+    view, start = memoryview(blob), 0
+    while start < len(blob):
+        lines = blob.index(b"\0", start) + 1
+        end = blob.find(b"\0", lines)
+        if end < 0:
+            end = len(blob)
+        yield int(blob[start : lines - 1]), view[lines:end]
+        start = end + 1

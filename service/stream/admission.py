@@ -21,6 +21,8 @@ CONNECTION_BYTES = 20 * KIB
 IN_FLIGHT_BYTES = 8 * KIB
 """Allowance for bytes sent and not acknowledged. A reader that has stopped has none; on a
 long path a reader that moves has as many as its bandwidth times the round trip."""
+REQUEST_BYTES = 64 * KIB
+"""A connection without a stream: its request, and what it has sent of a body already."""
 BODY_COPIES = 6
 """Times that a request body is in memory at most: as bytes, as text, as tasks, as the answer."""
 OTHER_FILES = 64
@@ -66,7 +68,7 @@ class Bound:
     def fixed(self) -> int:
         """What does not depend on the number of streams."""
         others = max(0, self.max_connections - self.max_streams)
-        return self.base + self.read_ahead + self.writes + others * CONNECTION_BYTES
+        return self.base + self.read_ahead + self.writes + others * REQUEST_BYTES
 
     @property
     def total(self) -> int:

@@ -27,6 +27,8 @@ PATIENCE = 0.1
 SETTLE_FIRST, SETTLE_LAST = 0.001, 0.5
 """Seconds between two looks at whether the last bytes have been acknowledged."""
 
+_RESET, _PLAIN = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+"""SO_LINGER: drop what is queued and reset; or leave the rest to the kernel, the default."""
 _number = array("i", [0])
 
 
@@ -193,12 +195,26 @@ class Flow:
         if not self.settled:
             self.abort()
 
+    def guard(self) -> None:
+        """From now on any end of the connection is a reset, even that of a killed process.
+
+        Without chunks (HTTP/1.0) a plain end is all that tells a whole body from a torn one.
+        """
+        self._linger(_RESET)
+
+    def release(self) -> None:
+        """All is with the peer: the connection may end plainly."""
+        self._linger(_PLAIN)
+
+    def _linger(self, how: bytes) -> None:
+        if self._socket.fileno() >= 0:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+
     def abort(self, reason: str = "") -> None:
         """End the connection at once with a reset, and free what the kernel holds for it.
 
         Closed plainly, the queue would stay in the kernel and a broken transfer look whole.
         """
         self.ended_by = self.ended_by or reason
-        if self._socket.fileno() >= 0:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._linger(_RESET)
         self._transport.abort()

@@ -12,8 +12,9 @@ from service.settings import KIB, Settings
 from service.stream.flow import Flow, Room
 from service.web.problems import unparsable
 
-RECEIVE_BUFFER_BYTES = 32 * KIB
-"""SO_RCVBUF of a connection: what one can make the kernel, and one read the process, hold."""
+RECEIVE_BUFFER_BYTES = 8 * KIB
+"""SO_RCVBUF of a connection, which the kernel doubles: what a client that sends can make the
+kernel, and one read the process, hold. An upload over 100 ms still moves 100 KiB a second."""
 RAW_HEAD_BYTES = 64 * KIB
 """Bytes from a connection without a whole request head among them, before it is dropped."""
 SWEEP_PARTS = 20

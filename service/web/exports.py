@@ -108,12 +108,14 @@ class Exports:
         """Send the body. Whatever goes wrong from here on breaks the connection, visibly."""
         log.info("stream started", stream=stream.id, token=stream.token, route=stream.route)
         outcome, sent = "failed", False
+        stream.flow.guard()
         try:
             await write(head)
             await pump(stream, pages, write)
             await response.write_eof()
             sent = True
             await stream.flow.settle()
+            stream.flow.release()
             outcome = "complete"
         except asyncio.CancelledError:
             outcome = "complete" if sent and stream.flow.settled else stream.flow.ended_by or "gone"

@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 HEAD_BYTES = 8 * KIB
 """Most bytes in a request's head: it is kept, twice, for as long as its response takes."""
+HEADER_BYTES = 128
+"""What a header takes beside its text."""
 METHODS_WITH_BODY = (hdrs.METH_POST, hdrs.METH_PATCH)
 
 RawHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -58,7 +60,10 @@ def _refusals(
 
     def refuse(error: WeirError) -> web.StreamResponse:
         metrics.problems.labels(error.code).inc()
-        return problem(error)
+        response = problem(error)
+        if error.code == "bad_request":  # where the next request starts is anybody's guess
+            response.force_close()
+        return response
 
     @web.middleware
     async def middleware(request: web.Request, handler: RawHandler) -> web.StreamResponse:
@@ -103,11 +108,12 @@ async def _expect(request: web.Request) -> web.Response | None:
 def _check_head(request: web.Request) -> None:
     """Refuse a head too large to keep, and a body where none is read."""
     size = len(request.raw_path) + sum(
-        len(name) + len(value) for name, value in request.raw_headers
+        len(name) + len(value) + HEADER_BYTES for name, value in request.raw_headers
     )
     if size > HEAD_BYTES:
         raise InvalidError(
-            f"the request's head has {size} bytes; {HEAD_BYTES} are allowed",
+            f"the request's head takes {size} bytes, {HEADER_BYTES} for each header among them; "
+            f"{HEAD_BYTES} are allowed",
             code="head_too_large",
             hint="send fewer cookies, or shorter headers",
         )

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from aiohttp import hdrs, web
 
 from service.errors import InvalidError, RefusedError, WeirError
-from service.settings import Settings
+from service.settings import KIB, Settings
 from service.stores import Store
 from service.table import Cursor, Format, Query, Task
 from service.web.authentication import Token
@@ -21,6 +21,8 @@ from service.web.parameters import (
 )
 
 JSON_TYPE = "application/json"
+SMALL_BODY_BYTES = 8 * KIB
+"""Longest body that needs no place: its connection holds as much of it anyway."""
 RETRY_SECONDS = 1
 """What `Retry-After` says when all places for a request body are taken."""
 
@@ -97,9 +99,11 @@ class Tasks:
                 code="media_type_unsupported",
                 hint=f"send the header 'Content-Type: {JSON_TYPE}'",
             )
-        patience = self._settings.body_timeout
+        if request.content_length is not None and request.content_length <= SMALL_BODY_BYTES:
+            yield await self._read_body(request)
+            return
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(self._settings.body_timeout):
                 await self._places.acquire()
         except TimeoutError:
             raise RefusedError(
@@ -109,24 +113,28 @@ class Tasks:
                 retry_after=RETRY_SECONDS,
             ) from None
         try:
-            try:
-                async with asyncio.timeout(patience):
-                    body = await request.read()
-            except web.RequestPayloadError as fault:
-                raise InvalidError(
-                    f"the body cannot be read: {fault.args[0] if fault.args else fault}",
-                    code="bad_request",
-                    hint="send it as its Content-Length and Content-Encoding say",
-                ) from None
-            except TimeoutError:
-                raise WeirError(
-                    f"the body did not arrive within {patience:g} seconds",
-                    code="body_timeout",
-                    hint="send it faster, or fewer tasks at a time; nothing was stored",
-                ) from None
-            yield body
+            yield await self._read_body(request)
         finally:
             self._places.release()
+
+    async def _read_body(self, request: web.Request) -> bytes:
+        patience = self._settings.body_timeout
+        try:
+            async with asyncio.timeout(patience):
+                return await request.read()
+        except web.RequestPayloadError as fault:
+            request.content.feed_eof()  # or aiohttp would go on reading, and log a traceback
+            raise InvalidError(
+                f"the body cannot be read: {fault.args[0] if fault.args else fault}",
+                code="bad_request",
+                hint="send it as its Content-Length and Content-Encoding say",
+            ) from None
+        except TimeoutError:
+            raise WeirError(
+                f"the body did not arrive within {patience:g} seconds",
+                code="body_timeout",
+                hint="send it faster, or fewer tasks at a time; nothing was stored",
+            ) from None
 
 
 def _members(task: Task) -> dict[str, str | int]:

@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from service.errors import ConfigurationError
-from service.memory import keep_freed_memory, process_memory, release_free_memory
+from service.memory import process_memory, release_free_memory
 from service.metrics import Metrics
 from service.settings import KIB, MIB, Settings
 from service.stores import Store, open_store
@@ -42,7 +42,6 @@ async def run(settings: Settings, ready: Callable[[str], None] = lambda address:
 
     Raises ConfigurationError when the service cannot start as it was told to.
     """
-    keep_freed_memory()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

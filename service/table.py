@@ -60,11 +60,6 @@ class Query:
     max_priority: int | None = None
     until: int = ID_HIGHEST
 
-    @property
-    def filtered(self) -> bool:
-        """Whether a row inside the range of ids may be left out."""
-        return not (self.status is None and self.min_priority is None and self.max_priority is None)
-
 
 class Cursor(NamedTuple):
     """Where the next page starts. It is all the state that a stream has between two pages.

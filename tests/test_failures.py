@@ -40,6 +40,16 @@ def curl(service_url: str, path: str = EXPORT, *flags: str) -> subprocess.Comple
     )
 
 
+def slow_curl(service: Process, rate: str, *flags: str) -> subprocess.Popen[bytes]:
+    """A download that takes its time, into the file that `downloaded` names."""
+    command = ["curl", "-s", "--limit-rate", rate, "-H", HEADER, "-o", str(downloaded(service))]
+    return subprocess.Popen([*command, *flags, service.url + EXPORT])
+
+
+def downloaded(service: Process) -> Path:
+    return service.database.with_name("downloaded.csv")
+
+
 BROKEN = {18, 56}
 """curl's exit codes for a transfer that ended early: partial file, and receive error."""
 
@@ -100,9 +110,7 @@ def test_an_unreadable_file_breaks_the_transfer(spawn: StartProcess) -> None:
             check=True,
             capture_output=True,
         )
-    slow = subprocess.Popen(
-        ["curl", "-s", "--limit-rate", "4M", "-o", "/dev/null", "-H", HEADER, service.url + EXPORT]
-    )
+    slow = slow_curl(service, "4M")
     wait_for_log(service, "stream started")
     with service.database.open("r+b") as file:
         file.write(b"\xff" * service.database.stat().st_size)
@@ -117,19 +125,7 @@ def test_sigterm_breaks_what_is_left_and_exits_0(spawn: StartProcess) -> None:
     """After SIGTERM a slow download is cut off visibly within the grace, and the code is 0."""
     service = spawn("--grace", "0.5")
     fill(service.database)
-    slow = subprocess.Popen(
-        [
-            "curl",
-            "-s",
-            "--limit-rate",
-            "200k",
-            "-o",
-            "/dev/null",
-            "-H",
-            HEADER,
-            service.url + EXPORT,
-        ]
-    )
+    slow = slow_curl(service, "200k")
     wait_for_log(service, "stream started")
     assert service.stop() == 0
     assert slow.wait(20) in BROKEN
@@ -141,15 +137,11 @@ def test_sigterm_lets_a_stream_finish(spawn: StartProcess) -> None:
     """A download that ends within the grace ends whole, though SIGTERM came in its middle."""
     service = spawn("--grace", "30")
     fill(service.database)
-    download = subprocess.Popen(
-        ["curl", "-s", "--limit-rate", "1M", "-H", HEADER, service.url + EXPORT],
-        stdout=subprocess.PIPE,
-    )
+    download = slow_curl(service, "1M")
     wait_for_log(service, "stream started")
     service.popen.send_signal(signal.SIGTERM)
-    body, _ = download.communicate(timeout=60)
-    assert download.returncode == 0
-    assert body.count(b"\n") > len(TABLE)
+    assert download.wait(60) == 0
+    assert downloaded(service).read_bytes().count(b"\n") > len(TABLE)
     assert service.popen.wait(30) == 0
 
 
@@ -168,10 +160,7 @@ def test_a_killed_service_leaves_no_whole_file(spawn: StartProcess, version: str
     """kill -9 in mid-stream breaks the transfer visibly, even where no chunk tells its end."""
     service = spawn()
     fill(service.database)
-    slow = subprocess.Popen(
-        ["curl", "-s", version, "--limit-rate", "300k", "-o", "/dev/null", "-H", HEADER]
-        + [service.url + EXPORT]
-    )
+    slow = slow_curl(service, "300k", version)
     wait_for_log(service, "stream started")
     service.stop(signal.SIGKILL)
     assert slow.wait(60) in BROKEN

@@ -102,7 +102,9 @@ def fit_memory(settings: Settings, base: int, limit: int) -> tuple[Settings, lis
             hint="raise --memory-limit, or lower --read-ahead-bytes, --max-writes, "
             "--max-body-bytes or --max-connections",
         )
-    return _with_streams(settings, streams), [
+    spare = max(0, settings.max_connections - settings.max_streams)
+    cut = settings.model_copy(update={"max_streams": streams, "max_connections": streams + spare})
+    return cut, [
         f"max_streams is cut down from {settings.max_streams} to {streams}: "
         f"more would not fit into {limit / MIB:.0f} MiB"
     ]
@@ -137,11 +139,6 @@ def fit_open_files(settings: Settings) -> tuple[Settings, list[str]]:
         f"max_connections is cut down from {settings.max_connections} to {room}, max_streams "
         f"from {settings.max_streams} to {streams}: {hard} open files are allowed"
     ]
-
-
-def _with_streams(settings: Settings, streams: int) -> Settings:
-    spare = max(0, settings.max_connections - settings.max_streams)
-    return settings.model_copy(update={"max_streams": streams, "max_connections": streams + spare})
 
 
 @dataclass(slots=True, eq=False)

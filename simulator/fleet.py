@@ -1,254 +1,206 @@
-"""Many readers that stop reading: raw non-blocking sockets, all in one process."""
+"""Many readers in one process, driven by one epoll."""
 
-import resource
+import heapq
 import select
-import socket
-import struct
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import replace
+from math import inf
+from random import Random
 from time import monotonic
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
-SMALL_BUFFER = 4096
-"""SO_RCVBUF that makes a reader's own side hold next to nothing, so that the server must."""
-AT_ONCE = 1000
+from simulator.endpoint import Endpoint
+from simulator.pacing import Share, Wait, deal
+from simulator.reader import TIME_IS_UP, Life, Reader, State
+
+AT_ONCE = 500
 """Readers on their way at the same time: more would overflow the server's backlog, and a
 connection that does not fit waits a second for its next try."""
-READ_BYTES = 65_536
-PATIENCE = 20.0
-"""Seconds without any progress of any reader after which those not answered are left out."""
-OTHER_FILES = 64
-"""Open files of this process that are no readers."""
-STATUS_BYTES = len("HTTP/1.1 200")
-TCP_ESTABLISHED = 1
-
-Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
-
-
-class UnreachableError(Exception):
-    """The readers cannot be set up: a URL that nobody serves or that is refused, or too many."""
+LONGEST_SLEEP = 0.5
+RETRY_SECONDS = 1.0
+"""Until a reader that was refused or dropped begins again, if it is to: no storm of tries."""
 
 
 class Counts(NamedTuple):
-    """What became of the readers; numbers of readers but for bytes_read.
+    """Readers by state, and what has come of them; see State.
 
-    readers: asked for. connected: the server's kernel took the connection. stalled: answered
-    with a 2xx, and have stopped reading. refused: answered with another status. ended: the
-    server closed before they stopped. established: stalled ones whose connection stands now.
-    bytes_read: by all of them, heads included.
+    received: bytes by all of them. begun: connections tried. completed and cut: those that
+    got a whole body, or were dropped in the middle of one; over all, also those begun again.
     """
 
-    readers: int
-    connected: int
-    stalled: int
-    refused: int
-    ended: int
-    established: int
-    bytes_read: int
+    connecting: int = 0
+    asking: int = 0
+    standing: int = 0
+    whole: int = 0
+    dropped: int = 0
+    refused: int = 0
+    failed: int = 0
+    received: int = 0
+    begun: int = 0
+    completed: int = 0
+    cut: int = 0
+
+    @property
+    def on_their_way(self) -> int:
+        return self.connecting + self.asking
+
+    @property
+    def readers(self) -> int:
+        return sum(self[:7])
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What each reader does.
+class Outcome(NamedTuple):
+    """One reader as it is now. port: its own, by which the server's side can be found.
+    waiting: bytes that have come, and that it has not read."""
 
-    headers: lines as in `Authorization: Bearer ...`. receive_buffer: SO_RCVBUF in bytes, set
-    before connect; 0 leaves the system's default. first: bytes to read as fast as they come
-    before stopping; 0 never reads at all.
-    """
-
-    url: str
-    readers: int
-    headers: tuple[str, ...] = ()
-    receive_buffer: int = SMALL_BUFFER
-    first: int = 0
-
-    def address(self) -> tuple[socket.AddressFamily, Address]:
-        """Where to connect. Raises UnreachableError for a URL that leads nowhere."""
-        try:
-            parts = urlsplit(self.url)
-            port = parts.port or 80
-        except ValueError as fault:
-            raise UnreachableError(f"{self.url}: {fault}") from None
-        if parts.scheme != "http" or not parts.hostname:
-            raise UnreachableError(f"{self.url}: not a URL of the form http://host:port/path")
-        try:
-            found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-        except OSError as fault:
-            raise UnreachableError(f"{self.url}: {fault.strerror}") from None
-        return found[0][0], found[0][4]
-
-    def request(self) -> bytes:
-        parts = urlsplit(self.url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        lines = [f"GET {target} HTTP/1.1", f"Host: {parts.netloc}", "Accept-Encoding: identity"]
-        return "\r\n".join([*lines, *self.headers, "", ""]).encode()
+    number: int
+    profile: str
+    state: State
+    port: int
+    received: int
+    waiting: int
+    fault: str
 
 
-@dataclass(slots=True)
-class _Reader:
-    socket: socket.socket
-    asked: bool = False
-    answered: bool = False
-    read: int = 0
-
-
-@dataclass
 class Fleet:
-    """All readers, in this process. `stall`, then `counts` at any time, then `close`."""
+    """The readers of one process. `reach` says how many; `turn` lets them do what is due.
 
-    plan: Plan
-    _poll: select.epoll = field(default_factory=select.epoll)
-    _busy: dict[int, _Reader] = field(default_factory=dict)
-    _stalled: list[_Reader] = field(default_factory=list)
-    _opened: int = 0
-    _connected: int = 0
-    _unanswered: int = 0
-    _refused: int = 0
-    _ended: int = 0
-    _bytes: int = 0
-    _fault: str = ""
-    _buffer: bytearray = field(default_factory=lambda: bytearray(READ_BYTES))
+    again: whether readers whose body ended begin again, and not only those that abort.
+    """
 
-    def stall(self, deadline: float) -> None:
-        """Return when every reader has stopped reading, been refused, or ended.
+    def __init__(
+        self, endpoint: Endpoint, mix: tuple[Share, ...], seed: int, *, again: bool = False
+    ) -> None:
+        self._endpoint, self._mix, self._again = endpoint, mix, again
+        self._random = Random(seed)
+        self._wanted = 0
+        self._readers: list[Reader] = []
+        self._lives: dict[int, Life] = {}
+        self._at: dict[int, Reader] = {}
+        self._timers: list[tuple[float, int]] = []
+        self._due: dict[int, float] = {}
+        self._poll = select.epoll()
+        self._states = Counter[State]()
+        self._begun = self._completed = self._cut = 0
 
-        Returns before that at `deadline` (a time.monotonic) or after PATIENCE. Raises
-        UnreachableError if there are no readers to show for it.
-        """
-        _allow_files(self.plan.readers)
-        family, address = self.plan.address()
-        request = self.plan.request()
-        progress = monotonic()
-        while self._opened < self.plan.readers or self._busy:
-            while self._opened < self.plan.readers and self._unanswered < AT_ONCE:
-                self._open(family, address)
-            events = self._poll.poll(0.5)
-            now = monotonic()
-            if events:
-                progress = now
-            elif now - progress > PATIENCE:
-                self._fault = self._fault or f"no answer within {PATIENCE:.0f} s"
-                break
-            if now > deadline:
-                break
-            for descriptor, _ in events:
-                self._step(descriptor, request)
-        if not self._stalled:
-            raise UnreachableError(f"{self.plan.url}: {self._fault or 'no reader got through'}")
+    def reach(self, readers: int) -> None:
+        """Have so many readers, if there are fewer; they come as fast as the server takes them."""
+        self._wanted = max(self._wanted, readers)
+
+    def fileno(self) -> int:
+        """Readable when a socket has something for its reader: a fleet can be waited for."""
+        return self._poll.fileno()
+
+    def due(self) -> float:
+        """Seconds until the next reader's time is up; not more than LONGEST_SLEEP."""
+        if self._may_begin():
+            return 0.0
+        due = self._timers[0][0] - monotonic() if self._timers else LONGEST_SLEEP
+        return max(0.0, min(LONGEST_SLEEP, due))
+
+    def turn(self) -> None:
+        """Do what is due, and return without waiting for more."""
+        while self._may_begin():
+            self._begin(self._new())
+        for descriptor, events in self._poll.poll(0):
+            reader = self._at[descriptor]
+            self._due.pop(reader.number, None)
+            self._resume(reader, events)
+        now = monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            due, index = heapq.heappop(self._timers)
+            if self._due.get(index) != due:
+                continue  # it was woken by its socket before
+            del self._due[index]
+            if index in self._lives:
+                self._resume(self._readers[index], TIME_IS_UP)
+            else:
+                self._begin(self._readers[index])
 
     def counts(self) -> Counts:
         return Counts(
-            readers=self.plan.readers,
-            connected=self._connected,
-            stalled=len(self._stalled),
-            refused=self._refused,
-            ended=self._ended,
-            established=sum(_established(reader.socket) for reader in self._stalled),
-            bytes_read=self._bytes,
+            **{state.value: self._states[state] for state in State},
+            received=sum(reader.received for reader in self._readers),
+            begun=self._begun,
+            completed=self._completed,
+            cut=self._cut,
         )
+
+    def outcomes(self) -> list[Outcome]:
+        return [
+            Outcome(
+                reader.number,
+                reader.profile,
+                reader.state,
+                reader.port,
+                reader.received,
+                reader.waiting,
+                reader.fault,
+            )
+            for reader in self._readers
+        ]
 
     def close(self) -> None:
-        """Reset every connection, so that nothing lingers in either kernel."""
-        for reader in (*self._busy.values(), *self._stalled):
-            _reset(reader.socket)
-        self._busy.clear()
-        self._stalled.clear()
+        """Reset every connection."""
+        for reader in self._readers:
+            reader.close()
         self._poll.close()
 
-    def _open(self, family: socket.AddressFamily, address: Address) -> None:
-        reader = _Reader(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
-        self._opened += 1
-        if self.plan.receive_buffer:
-            # Before connect: the window that is offered first stays, whatever is set later.
-            reader.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.plan.receive_buffer)
-        self._unanswered += 1
-        descriptor = reader.socket.fileno()
-        self._busy[descriptor] = reader
-        self._poll.register(descriptor, select.EPOLLOUT)
+    def _may_begin(self) -> bool:
+        on_their_way = self._states[State.CONNECTING] + self._states[State.ASKING]
+        return len(self._readers) < self._wanted and on_their_way < AT_ONCE
+
+    def _new(self) -> Reader:
+        index = len(self._readers)
+        reader = Reader(index, deal(self._mix, index).name)
+        self._readers.append(reader)
+        self._states[reader.state] += 1
+        return reader
+
+    def _begin(self, reader: Reader) -> None:
+        profile = deal(self._mix, reader.number)
+        endpoint = self._endpoint
+        if profile.receive_buffer:
+            endpoint = replace(endpoint, receive_buffer=profile.receive_buffer)
+        script = profile.script(self._random, **profile.parameters)
+        self._begun += 1
+        self._lives[reader.number] = reader.life(endpoint, script)
+        self._resume(reader)
+
+    def _resume(self, reader: Reader, events: int | None = None) -> None:
+        """Let a reader go on until it waits for something, and see to it that it is woken."""
+        before, known = reader.state, reader.descriptor
         try:
-            reader.socket.connect(address)
-        except BlockingIOError:
-            pass
-        except OSError as fault:
-            self._end(descriptor, str(fault.strerror))
+            need = self._lives[reader.number].send(events)
+        except StopIteration as end:
+            self._finish(reader, known, before, of_itself=end.value)
+            return
+        self._states[before] -= 1
+        self._states[reader.state] += 1
+        # With no event asked for, epoll still tells of a connection that was reset.
+        interest = need if isinstance(need, int) else 0
+        if known < 0:
+            self._at[reader.descriptor] = reader
+            self._poll.register(reader.descriptor, interest)
+        else:
+            self._poll.modify(reader.descriptor, interest)
+        if isinstance(need, Wait):
+            self._wake(reader, need.seconds)
 
-    def _step(self, descriptor: int, request: bytes) -> None:
-        reader = self._busy[descriptor]
-        try:
-            if not reader.asked:
-                self._ask(descriptor, reader, request)
-            elif not reader.answered:
-                self._look(descriptor, reader)
-            else:
-                self._read(descriptor, reader)
-        except BlockingIOError:
-            pass
-        except OSError as fault:
-            self._end(descriptor, str(fault.strerror))
+    def _wake(self, reader: Reader, seconds: float) -> None:
+        if seconds < inf:
+            self._due[reader.number] = due = monotonic() + seconds
+            heapq.heappush(self._timers, (due, reader.number))
 
-    def _ask(self, descriptor: int, reader: _Reader, request: bytes) -> None:
-        """The connection stands: send the request, small enough to go in one piece."""
-        reader.socket.send(request)
-        reader.asked = True
-        self._connected += 1
-        self._poll.modify(descriptor, select.EPOLLIN)
-
-    def _look(self, descriptor: int, reader: _Reader) -> None:
-        """The answer has begun: look at its status, and leave it in the kernel."""
-        status = reader.socket.recv(STATUS_BYTES, socket.MSG_PEEK)
-        if not status:
-            self._end(descriptor, "closed without an answer")
-        elif len(status) == STATUS_BYTES:
-            reader.answered = True
-            self._unanswered -= 1
-            if status[9:10] != b"2":
-                self._refused += 1
-                self._discard(descriptor, f"answered {status.decode('latin-1')}")
-            elif not self.plan.first:
-                self._stop(descriptor)
-
-    def _read(self, descriptor: int, reader: _Reader) -> None:
-        wanted = min(READ_BYTES, self.plan.first - reader.read)
-        size = reader.socket.recv_into(self._buffer, wanted)
-        self._bytes += size
-        reader.read += size
-        if not size:
-            self._end(descriptor, "the body is over before they stop; ask for a longer one")
-        elif reader.read == self.plan.first:
-            self._stop(descriptor)
-
-    def _stop(self, descriptor: int) -> None:
-        self._poll.unregister(descriptor)
-        self._stalled.append(self._busy.pop(descriptor))
-
-    def _end(self, descriptor: int, reason: str) -> None:
-        self._ended += 1
-        self._unanswered -= not self._busy[descriptor].answered
-        self._discard(descriptor, reason)
-
-    def _discard(self, descriptor: int, reason: str) -> None:
-        self._fault = self._fault or reason
-        self._poll.unregister(descriptor)
-        _reset(self._busy.pop(descriptor).socket)
-
-
-def _allow_files(readers: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if readers + OTHER_FILES > hard:
-        raise UnreachableError(
-            f"{readers} readers need as many open files, and {hard} are allowed: raise `ulimit -n`"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _established(connection: socket.socket) -> bool:
-    """Whether both ends stand: `tcpi_state` is the first byte of the kernel's struct tcp_info."""
-    state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    return state == TCP_ESTABLISHED
-
-
-def _reset(connection: socket.socket) -> None:
-    with suppress(OSError):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+    def _finish(self, reader: Reader, known: int, before: State, *, of_itself: bool) -> None:
+        if known >= 0:
+            del self._at[known]  # epoll itself forgets what is closed
+        del self._lives[reader.number]
+        self._states[before] -= 1
+        self._states[reader.state] += 1
+        self._completed += reader.state is State.WHOLE
+        self._cut += reader.state is State.DROPPED
+        if of_itself:
+            self._wake(reader, 0)
+        elif self._again:
+            self._wake(reader, RETRY_SECONDS)

@@ -1,0 +1,282 @@
+"""`python -m simulator`, or `weir-sim`: deliberately slow readers, and a verdict."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import click
+
+from simulator.errors import EXIT_INCONCLUSIVE, EXIT_USAGE, SimulatorError, UsageError
+
+NEEDED = ("jinja2", "junitparser", "matplotlib", "numpy", "rich", "scipy")
+Show = Callable[[str, float], None]
+
+
+@click.group(context_settings={"max_content_width": 100})
+def main() -> None:
+    """Does an HTTP server's memory stay bounded when its readers are slow?
+
+    Exit codes: 0 bounded, 1 not bounded (or sheds), 2 wrong usage, 3 inconclusive.
+    """
+
+
+def _asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what readers do."""
+    for option in reversed(
+        (
+            click.argument("url"),
+            click.option(
+                "-H", "--header", "headers", multiple=True, metavar="LINE", help="as in curl"
+            ),
+            click.option("--readers", type=int, default=200, show_default=True, help="at the top"),
+            click.option(
+                "-p",
+                "--profile",
+                default="stall",
+                show_default=True,
+                help="how they read: `drip:size=64,every=5`, a mix `3*stall+drip`, `mix`: all",
+            ),
+            click.option("--seed", type=int, default=1, show_default=True, help="of all chance"),
+            click.option(
+                "--receive-buffer",
+                default="4KiB",
+                show_default=True,
+                help="SO_RCVBUF of each reader; 0 leaves the system's",
+            ),
+            click.option("-k", "--insecure", is_flag=True, help="take any certificate"),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@_asking
+@click.option("--small-url", default="", help="the same with about a quarter of the body: the dose")
+@click.option("--user-budget", default="64KiB", show_default=True, help="process memory a reader")
+@click.option("--kernel-budget", default="64KiB", show_default=True, help="send queue a reader")
+@click.option("--pid", type=int, help="the server's process; otherwise who listens on the port")
+@click.option("--command", "run_command", help="start this server, and stop it afterwards")
+@click.option("--quick", is_flag=True, help="in under 15 s instead of 60")
+@click.option("--hold", type=float, metavar="SECONDS", help="how long all readers are held")
+@click.option("--allow-shed", is_flag=True, help="a server that drops slow readers passes")
+@click.option("--no-self-test", is_flag=True, help="do not ask first whether this machine can tell")
+@click.option("--memory-url", default="", help="read process memory from a Prometheus text page")
+@click.option(
+    "--memory-metric",
+    default="process_resident_memory_bytes",
+    show_default=True,
+    help="the metric there; with labels as they stand, or the sum over all",
+)
+@click.option("--record", type=click.Path(path_type=Path), help="file; default: by the time")
+def run(
+    *,
+    pid: int | None,
+    run_command: str | None,
+    no_self_test: bool,
+    record: Path | None,
+    **values: Any,
+) -> None:
+    """Try the server at URL with slow readers, and judge it."""
+    from simulator.plan import make_plan
+    from simulator.record import Record
+    from simulator.report import Judged, text
+    from simulator.run import run_trial
+
+    plan = make_plan(**values, self_test=not no_self_test)
+    if pid is not None and run_command is not None:
+        raise UsageError("--pid and --command name two servers", "give one of them")
+    words = _words(run_command) if run_command is not None else None
+    path = record or Path(f"weir-sim-{datetime.now():%Y%m%d-%H%M%S}.ndjson")
+    with _writable(path) as file, _progress() as show:
+        written = Record(plan, file)
+        verdict = run_trial(plan, written, pid=pid, command=words, show=show)
+    click.echo(text.render([Judged(path.name, written, verdict)], color=sys.stdout.isatty()))
+    click.echo(f"record: {path}")
+    sys.exit(verdict.exit_code)
+
+
+@main.command()
+@click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json", "junit", "html"]),
+    default="text",
+    show_default=True,
+)
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="file; else shown")
+@click.option("--png", type=click.Path(path_type=Path), help="write the plot of memory as well")
+@click.option("--user-budget", help="judge by this instead")
+@click.option("--kernel-budget", help="judge by this instead")
+@click.option("--allow-shed", is_flag=True, default=None, help="judge by this instead")
+def report(
+    *,
+    records: tuple[Path, ...],
+    format_: str,
+    output: Path | None,
+    png: Path | None,
+    **budgets: Any,
+) -> None:
+    """Judge RECORDS again, and report; several are shown side by side.
+
+    The exit code is the highest of their verdicts'.
+    """
+    from simulator.judge import judge
+    from simulator.record import read_record
+    from simulator.report import FORMATS, Judged, plot
+
+    judged = []
+    for path in records:
+        found = read_record(path)
+        judged.append(Judged(path.stem, found, judge(found, **_budgets(budgets))))
+    shown = FORMATS[format_](judged, color=output is None and sys.stdout.isatty())
+    try:
+        if output:
+            output.write_text(shown, "utf-8")
+        else:
+            click.echo(shown)
+        if png:
+            png.write_bytes(plot.draw(judged, "png"))
+    except OSError as fault:
+        raise UsageError(f"{fault.filename} cannot be written: {fault.strerror}") from None
+    sys.exit(max(each.verdict.exit_code for each in judged))
+
+
+@main.command()
+def profiles() -> None:
+    """List the ways of reading slowly."""
+    from simulator.pacing import PROFILES
+
+    for profile in PROFILES.values():
+        click.echo(f"{profile!s:42} {profile.summary}")
+
+
+@main.command("self-test")
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True)
+def self_test(*, rounds: int) -> None:
+    """Try every specimen, and print the expected verdict against the one seen."""
+    from simulator.selftest import expected, try_specimen
+    from simulator.specimens import EXPECTED
+
+    wrong = 0
+    for number in range(1, rounds + 1):
+        for name, known in EXPECTED.items():
+            start = monotonic()
+            verdict = try_specimen(name)
+            right = expected(name, verdict)
+            wrong += not right
+            click.echo(
+                f"{number:3} {name:20} expected {known.outcome:12} seen {verdict.outcome:12} "
+                f"{'right' if right else 'WRONG'}  {monotonic() - start:4.1f} s"
+            )
+            if not right:
+                click.echo(str(verdict))
+    tried = rounds * len(EXPECTED)
+    click.echo(f"{tried - wrong} of {tried} right")
+    sys.exit(EXIT_INCONCLUSIVE if wrong else 0)
+
+
+@main.command()
+@_asking
+@click.option("--seconds", type=float, default=60, show_default=True, help="to hold them")
+def hold(*, seconds: float, readers: int, **values: Any) -> None:
+    """Hold slow readers at URL for a while, without a verdict."""
+    from simulator.fleet_process import Asking, FleetProcess
+    from simulator.plan import make_plan
+
+    plan = make_plan(**values)
+    asking = Asking(
+        plan.url,
+        plan.headers,
+        plan.mix,
+        plan.seed,
+        plan.receive_buffer,
+        insecure=plan.insecure,
+    )
+    with FleetProcess(asking) as fleet:
+        counts = fleet.reach(readers)
+        if not counts.standing:
+            fault = next((each.fault for each in fleet.outcomes() if each.fault), "no answer")
+            raise UsageError(f"no reader got through: {fault}")
+        click.echo(f"{counts.standing} of {readers} readers hold on")
+        sleep(seconds)
+        counts = fleet.counts()
+        click.echo(f"{counts.standing} of {readers} hold on still; {counts.received:,} bytes read")
+
+
+def _budgets(given: dict[str, Any]) -> dict[str, Any]:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    found = dict(given)
+    for name in ("user_budget", "kernel_budget"):
+        if given[name] is None:
+            continue
+        try:
+            found[name] = int(TypeAdapter(ByteSize).validate_python(given[name]))
+        except ValidationError:
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} {given[name]!r} does not parse", "as in 64KiB") from None
+    return found
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as fault:
+        raise UsageError(f"--command {command!r}: {fault}") from None
+    if not words:
+        raise UsageError("--command is empty", "give the command that starts the server")
+    return words
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[Any]:
+    try:
+        file = path.open("x", encoding="utf-8")
+    except OSError as fault:
+        raise UsageError(f"--record {path} cannot be written: {fault.strerror}") from None
+    with file:
+        yield file
+    if not path.stat().st_size:
+        path.unlink()
+
+
+@contextmanager
+def _progress() -> Iterator[Show]:
+    """A line that moves on a terminal, plain lines elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        start = monotonic()
+        yield lambda what, part: click.echo(f"[{monotonic() - start:3.0f} s] {what}", err=True)
+        return
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+        yield lambda what, part: progress.update(task, description=what, completed=part)
+
+
+def cli() -> None:
+    """The command, with every error of ours as one line."""
+    try:
+        main(standalone_mode=True)
+    except SimulatorError as error:
+        click.echo(f"weir-sim: {error}", err=True)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        click.echo(f"weir-sim: {error.name} is missing; pip install 'weir[simulator]'", err=True)
+        sys.exit(EXIT_USAGE)
+
+
+if __name__ == "__main__":
+    cli()

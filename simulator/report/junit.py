@@ -1,0 +1,32 @@
+"""The report for CI: a test suite a record, a test a check."""
+
+from collections.abc import Sequence
+
+from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
+
+from simulator.errors import EXIT_INCONCLUSIVE
+from simulator.report.judged import Judged
+from simulator.verdict import Status
+
+RESULTS = {Status.FAILED: Failure, Status.UNCLEAR: Error, Status.NOT_RUN: Skipped}
+
+
+def render(judged: Sequence[Judged], *, color: bool = False) -> str:
+    """JUnit XML: failed checks are failures, inconclusive ones errors."""
+    report = JUnitXml("weir-sim")
+    for each in judged:
+        suite = TestSuite(each.name)
+        for check in each.verdict.checks:
+            case = TestCase(check.name, classname=each.name)
+            if result := RESULTS.get(check.status):
+                case.result = [result(check.reason)]
+            suite.add_testcase(case)
+        case = TestCase("verdict", classname=each.name)
+        if not each.verdict.passed:
+            inconclusive = each.verdict.exit_code == EXIT_INCONCLUSIVE
+            result = Error if inconclusive else Failure
+            case.result = [result(f"{each.verdict.outcome}: {each.verdict.sentence}")]
+        suite.add_testcase(case)
+        report.add_testsuite(suite)
+    text: bytes = report.tostring()  # type: ignore[no-untyped-call]
+    return text.decode("utf-8")

@@ -1,0 +1,41 @@
+"""One trial from beginning to end: find or start the server, self-test, try, judge."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from simulator.fleet_process import allow_files
+from simulator.judge import judge
+from simulator.launch import started
+from simulator.plan import Plan
+from simulator.record import Record
+from simulator.selftest import tell_apart
+from simulator.target import find_target
+from simulator.trial import Show, Trial
+from simulator.verdict import Verdict
+
+
+def run_trial(
+    plan: Plan,
+    record: Record,
+    *,
+    pid: int | None = None,
+    command: Sequence[str] | None = None,
+    show: Show = lambda what, part: None,
+) -> Verdict:
+    """Try the server at plan.url, which `pid` is, or `command` starts, or which listens there.
+
+    Raises UsageError or InconclusiveError for what keeps the trial from beginning; what happens
+    in it is in the record, and in the verdict.
+    """
+    allow_files(plan.readers)
+    with ExitStack() as stack:
+        if command is not None:
+            pid = stack.enter_context(started(command, plan.url))
+        trial = Trial(plan, find_target(plan, pid), record, show)
+        trial.prepare()
+        if plan.self_test:
+            show("self-test", 0.0)
+            record.add(tell_apart())
+        if record.self_test is None or record.self_test.passed:
+            trial.run()
+    return judge(record)

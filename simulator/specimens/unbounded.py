@@ -1,0 +1,12 @@
+"""Writes without draining: what the client does not take piles up in the process."""
+
+import asyncio
+
+from simulator.specimens import chunks
+
+
+async def answer(writer: asyncio.StreamWriter, size: int) -> None:
+    for chunk in chunks(size):
+        writer.write(chunk)
+        await asyncio.sleep(0)  # others get their turn; nobody waits for the client
+    await writer.drain()

@@ -33,6 +33,8 @@ READ_BYTES = 8 * KIB
 """Bytes of a request body that aiohttp reads ahead of the handler."""
 LINGER_SECONDS = 5
 """How long a refused request's body is still read, so that the client sees the answer."""
+RELEASE_SECONDS = 1.0
+"""Between two times that freed memory is given back: each costs some milliseconds of a thread."""
 CLEANUP_SECONDS = 1
 """What requests other than streams get to finish; aiohttp may wait for it twice."""
 
@@ -113,7 +115,10 @@ async def _listening(
     server = await asyncio.get_running_loop().create_server(
         connection, sock=listener, backlog=BACKLOG
     )
-    memory_log = asyncio.create_task(_log_memory(settings, admission, connections))
+    housekeeping = (
+        asyncio.create_task(_log_memory(settings, admission, connections)),
+        asyncio.create_task(_release_memory(ahead)),
+    )
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     log.info("listening", address=address, database=settings.database)
@@ -129,7 +134,8 @@ async def _listening(
         for stream in list(admission.streams.values()):
             stream.flow.abort("shutdown")
         await runner.cleanup()
-        memory_log.cancel()
+        for task in housekeeping:
+            task.cancel()
         await connections.close()
         log.info("stopped")
 
@@ -191,9 +197,17 @@ def _publish(
     )
 
 
+async def _release_memory(ahead: ReadAhead) -> None:
+    """Give back what was freed: soon after pages were, but not more often than it pays."""
+    while True:
+        await ahead.given_back.wait()
+        await asyncio.sleep(RELEASE_SECONDS)
+        ahead.given_back.clear()
+        await asyncio.to_thread(release_free_memory)
+
+
 async def _log_memory(settings: Settings, admission: Admission, connections: Connections) -> None:
     while True:
-        await asyncio.to_thread(release_free_memory)
         memory = await asyncio.to_thread(process_memory)
         log.info(
             "memory",

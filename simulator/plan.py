@@ -28,21 +28,23 @@ SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization", "x-api-key")
 
 
 class Pace(NamedTuple):
-    """How long a trial takes over its parts; seconds but for looks and rounds.
+    """How long a trial takes over its parts; seconds but for quiet, looks and rounds.
 
-    settle: longest wait for memory to come to rest. looks, every: at a plateau. hold: how long
+    settle: longest wait for memory to come to rest; quiet: samples in a row that it has to.
+    looks: samples that are judged then; every: between two. hold: how long
     all readers are held. rounds: of connecting and aborting.
     """
 
     settle: float
+    quiet: int
     looks: int
     every: float
     hold: float
     rounds: int = 3
 
 
-STANDARD = Pace(settle=4, looks=10, every=0.15, hold=12)
-QUICK = Pace(settle=1, looks=5, every=0.06, hold=1.6)
+STANDARD = Pace(settle=5, quiet=8, looks=8, every=0.15, hold=10)
+QUICK = Pace(settle=1, quiet=4, looks=5, every=0.06, hold=1.6)
 
 
 def _mix(text: str) -> str:

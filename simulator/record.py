@@ -6,8 +6,10 @@ again, by other budgets or by a later version.
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from statistics import median
+from typing import Annotated, Literal, NamedTuple, TextIO
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -82,7 +84,8 @@ class PhaseLine(_Line):
 class Sample(_Line):
     """One look at the server. process: private memory of its process tree; kernel: its send
     queues; both in bytes, None where they cannot be had. readers: those in the middle of a body.
-    sockets: connections that stand. files: open files. settled: memory had come to rest."""
+    touched: bytes used since the base; see probe.Memory. sockets: connections that stand.
+    files: open files. settled: memory had come to rest."""
 
     type: Literal["sample"] = "sample"
     at: float
@@ -93,6 +96,7 @@ class Sample(_Line):
     kernel: int | None
     rss: int | None = None
     uss: int | None = None
+    touched: int | None = None
     sockets: int | None = None
     files: int | None = None
 
@@ -119,6 +123,29 @@ class ReaderLine(_Line):
     in_kernel: bool
     fault: str = ""
 
+    @property
+    def lost(self) -> bool:
+        """Whether the server gave it up before the whole body was on its way."""
+        return self.state is State.DROPPED or (self.closed and not self.in_kernel)
+
+    @property
+    def fate(self) -> str:
+        """What became of it, in words."""
+        if self.pressed:
+            return "held the server up"
+        if self.in_kernel:
+            return "got the whole body into the kernel's buffers"
+        if self.lost:
+            return "dropped by the server"
+        known = {
+            State.CONNECTING: "did not get a connection",
+            State.ASKING: "did not get an answer",
+            State.STANDING: "kept nothing waiting",
+            State.WHOLE: "got the whole body",
+            State.REFUSED: f"refused ({self.fault})",
+        }
+        return known.get(self.state, f"failed ({self.fault})")
+
 
 class FaultLine(_Line):
     """What ended the trial early. growth: it was the server's growth, past the ceiling."""
@@ -141,6 +168,24 @@ Line = Annotated[
     Field(discriminator="type"),
 ]
 _LINE: TypeAdapter[Line] = TypeAdapter(Line)
+
+
+class Looks(NamedTuple):
+    """Samples that belong together."""
+
+    samples: tuple[Sample, ...]
+
+    @property
+    def times(self) -> list[float]:
+        return [each.at for each in self.samples]
+
+    @property
+    def readers(self) -> list[int]:
+        return [each.readers for each in self.samples]
+
+    def values(self, name: str) -> list[int]:
+        """Those of a figure that are known, in bytes or files."""
+        return [value for each in self.samples if (value := getattr(each, name)) is not None]
 
 
 class Record:
@@ -183,9 +228,10 @@ class Record:
     def of_kind(self, kind: Kind) -> list[PhaseLine]:
         return [phase for phase in self.phases if phase.kind == kind]
 
-    def looks(self, phase: PhaseLine) -> list[Sample]:
-        """The samples of a phase once its memory had come to rest."""
-        return [each for each in self.samples if each.phase == phase.name and each.settled]
+    def looks(self, *phases: PhaseLine) -> Looks:
+        """The samples of phases once their memory had come to rest."""
+        names = {phase.name for phase in phases}
+        return Looks(tuple(each for each in self.samples if each.settled and each.phase in names))
 
     def readers_of(self, phase: PhaseLine) -> list[ReaderLine]:
         return [each for each in self.readers if each.phase == phase.name]
@@ -223,6 +269,11 @@ def this_machine() -> MachineLine:
         wmem=_sysctl("tcp_wmem"),
         rmem=_sysctl("tcp_rmem"),
     )
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median; 0 of nothing."""
+    return median(values) if values else 0.0
 
 
 def _sysctl(name: str) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from simulator.body import ANSWER_SECONDS, header_fields
 from simulator.endpoint import find_endpoint, place
 from simulator.errors import InconclusiveError, UsageError
 from simulator.plan import Plan
-from simulator.probe import STANDING, connections, memory_of, open_files, tree
+from simulator.probe import STANDING, connections, forget_touched, memory_of, open_files, tree
 
 ANY_ADDRESS = ("0.0.0.0", "::")
 ALLOCATOR = re.compile(r"MALLOC_|GLIBC_TUNABLES|LD_PRELOAD|PYTHONMALLOC")
@@ -28,6 +28,7 @@ class Figures(NamedTuple):
     kernel: int | None
     rss: int | None = None
     uss: int | None = None
+    touched: int | None = None
     sockets: int | None = None
     files: int | None = None
 
@@ -40,6 +41,14 @@ class Target:
     port: int
     roots: tuple[int, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
+    _forgot: bool = False
+
+    def forget_touched(self) -> None:
+        """Begin to count the memory that is touched, where that is allowed."""
+        if "process" not in self.missing:
+            with suppress(OSError):
+                forget_touched(tree(self.roots))
+                self._forgot = True
 
     def figures(self) -> Figures:
         """Raises InconclusiveError if the server has died."""
@@ -56,6 +65,7 @@ class Target:
             kernel=sum(each.tx_queue for each in known) if known is not None else None,
             rss=memory.rss if memory else None,
             uss=memory.uss if memory else None,
+            touched=memory.touched if memory and self._forgot else None,
             sockets=sum(each.state in STANDING for each in known) if known is not None else None,
             files=files,
         )

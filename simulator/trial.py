@@ -34,9 +34,9 @@ LEAST_MEMORY = GIB // 2
 """Bytes that this machine must have left: before that, the readers are sent away."""
 OWN_SHARE = 10
 """A look may take a tenth of the time: after a slow one, the next comes later."""
-REST_SHARE, REST_BYTES, REST_SAMPLES = 0.005, 64 * KIB, 4
-"""Memory has come to rest when so many samples in a row lie within half a percent, or within
-what an allocator takes from the system at a time."""
+REST_SHARE, REST_BYTES = 0.005, 64 * KIB
+"""Memory has come to rest when samples in a row lie within half a percent, or within half of
+what glibc takes from the system at a time."""
 GONE_SECONDS = 5.0
 """Until a server must have noticed that its readers are gone."""
 
@@ -103,14 +103,15 @@ class Trial:
     def _parts(self) -> None:
         pace = self.plan.pace
         first, *_ = self.plan.steps
-        self._enter("warm-up", "warm-up", 0)
         with self._fleet(self.plan.small_url or self.plan.url) as fleet:
-            self._reach(fleet, max(2, first // 4))
+            # No more than the first step: what it leaves behind would hide what the others cost.
+            self._plateau(fleet, "warm-up", "warm-up", first)
         self._enter("base", "base", 0)
         self._gone()
         self._rest()
         self._look()
         self._base = self._total(self.record.samples[-1])
+        self.target.forget_touched()
         if self.plan.small_url:
             with self._fleet(self.plan.small_url) as fleet:
                 self._plateau(fleet, "dose", "dose", first)
@@ -188,9 +189,9 @@ class Trial:
         end, last = monotonic() + self.plan.pace.settle, list[float]()
         while monotonic() < end:
             sample = self._sample(fleet.counts().standing if fleet else 0)
-            last = [*last, self._total(sample)][-REST_SAMPLES:]
+            last = [*last, self._total(sample)][-self.plan.pace.quiet :]
             quiet = max(last) - min(last) <= max(REST_BYTES, REST_SHARE * max(last))
-            if len(last) == REST_SAMPLES and quiet:
+            if len(last) == self.plan.pace.quiet and quiet:
                 break
 
     def _look(self, fleet: FleetProcess | None = None) -> None:

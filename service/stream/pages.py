@@ -24,6 +24,7 @@ class ReadAhead:
 
     def __init__(self, pages: int) -> None:
         self.free = pages
+        self.given_back = asyncio.Event()
 
     def take(self, wanted: int) -> int:
         """As many pages as wanted, but no more than a part of what is free: others come, too."""
@@ -33,6 +34,7 @@ class ReadAhead:
 
     def give_back(self, pages: int) -> None:
         self.free += pages
+        self.given_back.set()
 
 
 class _Trip:

@@ -56,13 +56,13 @@ def _panel(axes: Axes, judged: Judged) -> None:
 def _mark_phases(axes: Axes, judged: Judged) -> None:
     """Plateaus are shaded where they were judged, with the number of readers."""
     for phase in judged.record.phases:
-        looks = judged.record.looks(phase)
+        looks = judged.record.looks(phase).times
         if phase.kind not in SHADED or not looks:
             continue
-        axes.axvspan(looks[0].at, looks[-1].at, color="black", alpha=0.07, linewidth=0)
+        axes.axvspan(looks[0], looks[-1], color="black", alpha=0.07, linewidth=0)
         axes.annotate(
             str(phase.readers),
-            ((looks[0].at + looks[-1].at) / 2, 0.99),
+            ((looks[0] + looks[-1]) / 2, 0.99),
             xycoords=("data", "axes fraction"),
             ha="center",
             va="top",

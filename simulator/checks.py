@@ -1,0 +1,239 @@
+"""The questions that are put to a record, each answered by a check.
+
+It is an equivalence test: an interval wholly within a limit passes, one wholly outside fails,
+and one that straddles it is inconclusive, never green.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+from simulator.estimate import Figure, difference, slope, stairs
+from simulator.record import Looks, ReaderLine, Record, middle
+from simulator.verdict import Check, Part, Status, size
+
+PRESSED_SHARE = 0.9
+"""Of the readers wanted, those that must be seen to hold the server up."""
+SHED_SHARE = 0.05
+"""Of the readers, those that a server may lose before it counts as dropping slow ones."""
+GROWTH_SHARE = 0.1
+"""Of a budget, what one reader's cost may grow by while it is held."""
+ROUND_SHARE = 0.25
+"""Of a budget, what one connection may leave behind in each round of the ratchet."""
+DOSE_SHARE = 0.02
+"""Of the bytes that the larger body has more, what it may add to one reader's cost: a server
+without backpressure keeps all of them, and memory moves a little by itself."""
+GONE_SHARE = 0.5
+"""Of the readers: when more are lost, those left are too few to measure a cost by."""
+REUSE = 1.3
+"""Times that readers may touch what they take anew, as memory is touched by the page."""
+FILES_SHARE = 0.05
+"""Of the readers: open files that may stay behind, for logs and pools opened meanwhile."""
+
+
+class Questions:
+    """A record, asked. budgets: bytes a reader."""
+
+    def __init__(self, record: Record, budgets: dict[Part, int], *, allow_shed: bool) -> None:
+        self.record, self.budgets, self.allow_shed = record, budgets, allow_shed
+        self.stairs = record.of_kind("staircase")
+        last = [*self.stairs, *record.of_kind("hold")][-1:]
+        self.readers = record.readers_of(last[0]) if last else []
+        self.lost = [each for each in self.readers if each.lost]
+        self.sheds = len(self.lost) > SHED_SHARE * len(self.readers)
+        self.gone = len(self.lost) > GONE_SHARE * len(self.readers)
+
+    def self_test(self) -> Check:
+        found = self.record.self_test
+        if found is None:
+            return Check(name="self-test", status=Status.NOT_RUN, reason="was not asked for")
+        reason = (
+            f"a bounded specimen cost {size(found.bounded)} a reader here, "
+            f"one that ignores backpressure {size(found.unbounded)}"
+        )
+        status = Status.PASSED if found.passed else Status.UNCLEAR
+        return Check(name="self-test", status=status, reason=reason)
+
+    def pressure(self) -> Check:
+        worst: tuple[float, str] = (1.0, "no reader was tried")
+        for phase in self.stairs + self.record.of_kind("hold"):
+            readers = self.record.readers_of(phase)
+            if not readers:
+                return _unclear("pressure", f"the readers of {phase.name} are not known")
+            pressed = sum(each.pressed for each in readers)
+            wanted = len(readers) - (len(self.lost) if self.sheds else 0)
+            share = pressed / wanted if wanted > 0 else 1.0
+            others = Counter(each.fate for each in readers if not each.pressed)
+            said = ", ".join(f"{number} {name}" for name, number in others.most_common())
+            text = f"{pressed} of {len(readers)} held the server up" + (said and f"; {said}")
+            if share < worst[0] or worst[1].startswith("no "):
+                worst = min(share, 1.0), text
+        passed = self.stairs and worst[0] >= PRESSED_SHARE
+        status = Status.PASSED if passed else Status.UNCLEAR
+        return Check(name="pressure", status=status, reason=worst[1])
+
+    def cost(self, part: Part) -> Check:
+        name, limit = f"cost of {part}", self.budgets[part]
+        if missing := self._missing(part):
+            return _unclear(name, missing)
+        if self.record.fault and self.record.fault.growth:
+            figure = self._at_the_end(part)
+            what = "it had cost so much a reader when the readers were sent away"
+        elif self.gone:
+            figure = self._peak(part)
+            what = "at most, for each that came: most did not stay"
+        else:
+            looks = [each for each in map(self.record.looks, self.stairs) if each.samples]
+            figure = stairs([(each.readers, each.values(part)) for each in looks])
+            what = "a reader"
+            if part == "process" and figure:
+                figure, what = self._with_reused(figure, looks)
+        if figure is None:
+            return _unclear(name, "too few plateaus with different numbers of readers")
+        return _compare(name, figure, limit, f"{{}} {what}; the budget is {size(limit)}")
+
+    def _with_reused(self, taken: Figure, looks: Sequence[Looks]) -> tuple[Figure, str]:
+        """The cost, with what was not taken anew but touched: memory freed before and kept.
+
+        Whatever else is touched once, as by a garbage collector, makes one step of the
+        staircase too high: the lower of them counts.
+        """
+        steps = [
+            (middle(high.values("touched")) - middle(low.values("touched"))) / more
+            for low, high in pairwise(looks)
+            if (more := middle(high.readers) - middle(low.readers)) > 0
+        ]
+        touched = min(steps, default=0.0)
+        if touched <= REUSE * taken.high:
+            return taken, "a reader"
+        figure = Figure(touched, taken.low, max(taken.high, touched))
+        said = f"{size(taken.value)} of it taken anew, the rest freed before and used again"
+        return figure, f"a reader, {said} (a fresh server, as by --command, tells more)"
+
+    def growth(self, part: Part) -> Check:
+        name, limit = f"growth of {part}", GROWTH_SHARE * self.budgets[part]
+        looks = self.record.looks(*self.record.of_kind("hold"))
+        readers = middle(looks.readers)
+        if not readers or self.gone:
+            return _not_run(name, "nobody was held")
+        if missing := self._missing(part):
+            return _unclear(name, missing)
+        rate = slope(looks.times, looks.values(part))
+        if rate is None:
+            return _unclear(name, "too few looks")
+        seconds = looks.times[-1] - looks.times[0]
+        text = f"{{}} a reader in {seconds:.0f} s of waiting; {size(limit)} is allowed"
+        return _compare(name, rate * (seconds / readers), limit, text)
+
+    def dose(self) -> Check:
+        doses, server = self.record.of_kind("dose"), self.record.server
+        small, large = self.record.looks(*doses), self.record.looks(*self.stairs[:1])
+        if doses and not self._mostly_pressed(self.record.readers_of(doses[0])):
+            return _not_run("dose", "the small body went into the kernel's buffers, or was refused")
+        if not small.samples or not large.samples or not server:
+            return _not_run("dose", "needs a second, smaller body: give --small-url")
+        if missing := self._missing("process"):
+            return _unclear("dose", missing)
+        readers = min(middle(small.readers), middle(large.readers))
+        if not readers:
+            return _not_run("dose", "nobody stayed")
+        more = difference(small.values("process"), large.values("process")) * (1 / readers)
+        limit = DOSE_SHARE * (server.body - server.small_body)
+        text = (
+            f"{{}} a reader for a body of {size(server.body)} instead of "
+            f"{size(server.small_body)}; {size(limit)} is allowed"
+        )
+        return _compare("dose", more, limit, text)
+
+    def ratchet(self) -> Check:
+        held, rounds = self.record.looks(*self.record.of_kind("hold")), []
+        for phase in self.record.of_kind("ratchet"):
+            rounds.append(self.record.looks(phase))
+        readers = middle(held.readers)
+        if not rounds or not readers or self.gone:
+            return _not_run("ratchet", "the rounds were not reached")
+        if missing := self._missing("process"):
+            return _unclear("ratchet", missing)
+        peaks = [looks.values("process") for looks in rounds]
+        peaks.insert(0, held.values("process")[-len(peaks[0]) :])
+        leak = slope(
+            [number for number, values in enumerate(peaks) for _ in values],
+            [value for values in peaks for value in values],
+        )
+        limit = ROUND_SHARE * self.budgets["process"]
+        text = (
+            f"{{}} a connection in each of {len(rounds)} rounds of connecting and "
+            f"aborting; {size(limit)} is allowed"
+        )
+        assert leak
+        return _compare("ratchet", leak * (1 / readers), limit, text)
+
+    def files(self) -> Check:
+        before = self.record.looks(*self.record.of_kind("base")).values("files")
+        after = self.record.looks(*self.record.of_kind("rest")[-1:]).values("files")
+        if not before or not after:
+            return _not_run("files", "open files cannot be seen, or the rounds were not reached")
+        first, last = before[0], min(after)
+        allowed = first + max(2, int(FILES_SHARE * self.record.plan.readers))
+        status = Status.PASSED if last <= allowed else Status.FAILED
+        reason = f"{first} were open before the readers came, {last} after they had gone"
+        return Check(name="files", status=status, reason=reason)
+
+    def shed(self) -> Check:
+        total, lost = len(self.last_readers), Counter(each.profile for each in self.lost)
+        if not total:
+            return _not_run("shed", "no reader was tried")
+        by_profile = ", ".join(f"{number} {name}" for name, number in lost.items())
+        reason = f"{len(self.lost)} of {total} were dropped by the server"
+        reason += f" ({by_profile})" if lost else ""
+        failed = self.sheds and not self.allow_shed
+        return Check(name="shed", status=Status.FAILED if failed else Status.PASSED, reason=reason)
+
+    def _mostly_pressed(self, readers: Sequence[ReaderLine]) -> bool:
+        return sum(each.pressed for each in readers) >= PRESSED_SHARE * len(readers)
+
+    def _missing(self, part: Part) -> str:
+        if self.record.server and (reason := self.record.server.missing.get(part)):
+            return f"cannot be measured: {reason}"
+        if any(getattr(look, part) is None for look in self.record.samples):
+            return "could not be measured all the time"
+        return ""
+
+    def _at_the_end(self, part: Part) -> Figure | None:
+        """Growth over the base by the last sample, for each reader of it."""
+        last = Looks(tuple(self.record.samples[-1:]))
+        return self._above_base(part, last, middle(last.readers))
+
+    def _peak(self, part: Part) -> Figure | None:
+        """The highest growth over the base, for each of the most readers that stood at a time."""
+        every = Looks(tuple(self.record.samples))
+        return self._above_base(part, every, max(every.readers, default=0))
+
+    def _above_base(self, part: Part, looks: Looks, readers: float) -> Figure | None:
+        base = self.record.looks(*self.record.of_kind("base")).values(part)
+        values = looks.values(part)
+        if not base or not values or not readers:
+            return None
+        value = (max(values) - middle(base)) / readers
+        return Figure(value, value, value)
+
+
+def _compare(name: str, figure: Figure, limit: float, text: str) -> Check:
+    """An interval against a limit. text: the reason, with {} for the figure."""
+    if figure.high <= limit:
+        status = Status.PASSED
+    elif figure.low > limit:
+        status = Status.FAILED
+    else:
+        status = Status.UNCLEAR
+    shown = f"{size(figure.value)} ({size(figure.low)} to {size(figure.high)})"
+    reason = text.format(shown)
+    return Check(name=name, status=status, reason=reason, figure=figure, limit=limit)
+
+
+def _unclear(name: str, reason: str) -> Check:
+    return Check(name=name, status=Status.UNCLEAR, reason=reason)
+
+
+def _not_run(name: str, reason: str) -> Check:
+    return Check(name=name, status=Status.NOT_RUN, reason=reason)

@@ -146,9 +146,8 @@ class Questions:
         return _compare("dose", more, limit, text)
 
     def ratchet(self) -> Check:
-        held, rounds = self.record.looks(*self.record.of_kind("hold")), []
-        for phase in self.record.of_kind("ratchet"):
-            rounds.append(self.record.looks(phase))
+        held = self.record.looks(*self.record.of_kind("hold"))
+        rounds = [self.record.looks(phase) for phase in self.record.of_kind("ratchet")]
         readers = middle(held.readers)
         if not rounds or not readers or self.gone:
             return _not_run("ratchet", "the rounds were not reached")
@@ -180,7 +179,7 @@ class Questions:
         return Check(name="files", status=status, reason=reason)
 
     def shed(self) -> Check:
-        total, lost = len(self.last_readers), Counter(each.profile for each in self.lost)
+        total, lost = len(self.readers), Counter(each.profile for each in self.lost)
         if not total:
             return _not_run("shed", "no reader was tried")
         by_profile = ", ".join(f"{number} {name}" for name, number in lost.items())

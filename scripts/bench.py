@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service import __version__
-from simulator.fleet import UnreachableError
+from simulator.errors import SimulatorError
 
 
 def rates(bench: Bench) -> Found:
@@ -105,7 +105,7 @@ def beside(bench: Bench) -> Found:
         with stall(server, readers) as others:
             sleep(LOOK_SECONDS)
             with_them = several()
-            standing = others.counts().established
+            standing = others.counts().standing
         nobody_left(server)
         again = several()
     ratio = median(with_them) / median(alone + again)
@@ -187,7 +187,7 @@ def main(
             start = perf_counter()
             try:
                 table, outcome[name] = MEASUREMENTS[name](bench)
-            except (click.ClickException, UnreachableError, psutil.Error) as fault:
+            except (click.ClickException, SimulatorError, psutil.Error) as fault:
                 faults.append(name)
                 console.print(f"[bold red]{name} could not be run:[/] {fault}", highlight=False)
                 continue

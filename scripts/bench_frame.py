@@ -13,8 +13,9 @@ from bench_servers import AUTHORIZATION, CSV, SERVERS, STOP_SECONDS, Server, fet
 from rich.console import Console
 from rich.table import Table
 
+from simulator.fleet_process import Asking, FleetProcess
+from simulator.plan import parse_mix
 from simulator.probe import memory, queues
-from simulator.stalled import StalledReaders
 
 KIB, MIB = 1024, 1024 * 1024
 LOOK_SECONDS = 2.0
@@ -163,8 +164,13 @@ def nobody_left(server: Server) -> None:
     raise click.ClickException("connections that were closed are still there")
 
 
+@contextmanager
 def stall(
     server: Server, readers: int, receive_buffer: int = 4096, first: int = 0
-) -> StalledReaders:
-    options: dict[str, Any] = {"receive_buffer": receive_buffer, "first": first}
-    return StalledReaders(server.url + CSV, readers, headers=[AUTHORIZATION], **options)
+) -> Iterator[FleetProcess]:
+    """Readers that have stopped, from the first byte or after so many bytes."""
+    mix = parse_mix(f"read-then-stall:first={first}" if first else "stall")
+    asking = Asking(server.url + CSV, (AUTHORIZATION,), mix, receive_buffer=receive_buffer)
+    with FleetProcess(asking) as fleet:
+        fleet.reach(readers)
+        yield fleet

@@ -91,12 +91,12 @@ def stalled(bench: Bench) -> Found:
             name += "" if receive_buffer else ", default SO_RCVBUF"
             target = 40 if readers >= 10_000 else 64
             mark = bench.judge(Goal(f"KiB each of {name}", both, target, "KiB"))
-            cells = [f"{case['established']:,}", str(receive_buffer or "default"), f"{first:,}"]
+            cells = [f"{case['standing']:,}", str(receive_buffer or "default"), f"{first:,}"]
             cells += [f"{case['process_kib_each']:.1f}", f"{kernel:.1f}", f"{both:.1f}"]
             after = f"{(case['after'] - case['base']) / MIB:+.1f} MiB"
             table.add_row(*cells, f"<= {target}", mark, f"{case['later_kib_each']:.1f}", after)
-            if case["established"] < readers:
-                bench.console.print(f"[bold red]only {case['established']} of {readers} stand")
+            if case["standing"] < readers:
+                bench.console.print(f"[bold red]only {case['standing']} of {readers} stand")
     return table, found
 
 
@@ -116,7 +116,7 @@ def one_stalled(bench: Bench, readers: int, receive_buffer: int, first: int) -> 
             sleep(bench.sizes.settle)
             later = sum(steady(server))
         after = bench.settled(server)
-    each = max(1, counts.established) * KIB
+    each = max(1, counts.standing) * KIB
     return {
         **counts._asdict(),
         "receive_buffer": receive_buffer,

@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 
 import structlog
 from aiohttp import web
@@ -33,8 +34,10 @@ READ_BYTES = 8 * KIB
 """Bytes of a request body that aiohttp reads ahead of the handler."""
 LINGER_SECONDS = 5
 """How long a refused request's body is still read, so that the client sees the answer."""
-RELEASE_SECONDS = 1.0
-"""Between two times that freed memory is given back: each costs some milliseconds of a thread."""
+RELEASE_SOONEST, RELEASE_LATEST = 0.2, 10.0
+"""Seconds until freed memory is given back, after read-ahead was dropped and without that."""
+RELEASE_REST = 20
+"""Times as long as giving back took that it is left alone: a large process takes longer."""
 CLEANUP_SECONDS = 1
 """What requests other than streams get to finish; aiohttp may wait for it twice."""
 
@@ -198,12 +201,15 @@ def _publish(
 
 
 async def _release_memory(ahead: ReadAhead) -> None:
-    """Give back what was freed: soon after pages were, but not more often than it pays."""
+    """Give back what was freed: soon after pages were dropped, but not more often than it pays."""
     while True:
-        await ahead.given_back.wait()
-        await asyncio.sleep(RELEASE_SECONDS)
-        ahead.given_back.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ahead.dropped.wait(), RELEASE_LATEST)
+        await asyncio.sleep(RELEASE_SOONEST)
+        ahead.dropped.clear()
+        start = monotonic()
         await asyncio.to_thread(release_free_memory)
+        await asyncio.sleep(RELEASE_REST * (monotonic() - start))
 
 
 async def _log_memory(settings: Settings, admission: Admission, connections: Connections) -> None:

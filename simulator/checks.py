@@ -95,13 +95,17 @@ class Questions:
     def _with_reused(self, taken: Figure, looks: Sequence[Looks]) -> tuple[Figure, str]:
         """The cost, with what was not taken anew but touched: memory freed before and kept.
 
-        Whatever else is touched once, as by a garbage collector, makes one step of the
-        staircase too high: the lower of them counts.
+        Readers that move touch more and more as time goes by: what the same readers touch in
+        the hold does not count. Whatever else is touched once, as by a garbage collector, makes
+        one step of the staircase too high: the lower of them counts.
         """
+        held = self.record.looks(*self.record.of_kind("hold"))
+        drift = slope(held.times, values) if len(values := held.values("touched")) > 1 else None
         steps = [
-            (middle(high.values("touched")) - middle(low.values("touched"))) / more
+            (_touched(high) - _touched(low) - seconds * (drift.value if drift else 0.0)) / more
             for low, high in pairwise(looks)
             if (more := middle(high.readers) - middle(low.readers)) > 0
+            and (seconds := middle(high.times) - middle(low.times)) > 0
         ]
         touched = min(steps, default=0.0)
         if touched <= REUSE * taken.high:
@@ -204,9 +208,9 @@ class Questions:
         return self._above_base(part, last, middle(last.readers))
 
     def _peak(self, part: Part) -> Figure | None:
-        """The highest growth over the base, for each of the most readers that stood at a time."""
+        """The highest growth over the base, for each reader that came."""
         every = Looks(tuple(self.record.samples))
-        return self._above_base(part, every, max(every.readers, default=0))
+        return self._above_base(part, every, self.record.plan.readers)
 
     def _above_base(self, part: Part, looks: Looks, readers: float) -> Figure | None:
         base = self.record.looks(*self.record.of_kind("base")).values(part)
@@ -228,6 +232,10 @@ def _compare(name: str, figure: Figure, limit: float, text: str) -> Check:
     shown = f"{size(figure.value)} ({size(figure.low)} to {size(figure.high)})"
     reason = text.format(shown)
     return Check(name=name, status=status, reason=reason, figure=figure, limit=limit)
+
+
+def _touched(looks: Looks) -> float:
+    return middle(looks.values("touched"))
 
 
 def _unclear(name: str, reason: str) -> Check:

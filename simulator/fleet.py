@@ -24,7 +24,8 @@ RETRY_SECONDS = 1.0
 class Counts(NamedTuple):
     """Readers by state, and what has come of them; see State.
 
-    received: bytes by all of them. begun: connections tried. completed and cut: those that
+    received: bytes by all of them. behind: those that have not yet taken what their profile
+    reads before it is slow. begun: connections tried. completed and cut: those that
     got a whole body, or were dropped in the middle of one; over all, also those begun again.
     """
 
@@ -36,6 +37,7 @@ class Counts(NamedTuple):
     refused: int = 0
     failed: int = 0
     received: int = 0
+    behind: int = 0
     begun: int = 0
     completed: int = 0
     cut: int = 0
@@ -73,6 +75,7 @@ class Fleet:
     ) -> None:
         self._endpoint, self._mix, self._again = endpoint, mix, again
         self._random = Random(seed)
+        self._first = {share.profile.name: share.profile.reads_first for share in mix}
         self._wanted = 0
         self._readers: list[Reader] = []
         self._lives: dict[int, Life] = {}
@@ -121,6 +124,10 @@ class Fleet:
         return Counts(
             **{state.value: self._states[state] for state in State},
             received=sum(reader.received for reader in self._readers),
+            behind=sum(
+                reader.state is State.STANDING and reader.received < self._first[reader.profile]
+                for reader in self._readers
+            ),
             begun=self._begun,
             completed=self._completed,
             cut=self._cut,

@@ -33,7 +33,7 @@ OTHER_FILES = 64
 """Open files of the child that are no readers."""
 LONGEST_SECONDS = 3600.0
 PATIENCE = 20.0
-"""Seconds without one more reader answered after which those missing are left out."""
+"""Seconds without one more answer or byte after which those missing are left out."""
 POLL_SECONDS = 0.05
 END_SECONDS = 10.0
 LINE_LIMIT = 16 * 1024 * 1024
@@ -105,20 +105,22 @@ class FleetProcess:
         return self._process.pid
 
     def reach(self, readers: int, watch: Callable[[Counts], None] = lambda counts: None) -> Counts:
-        """Have so many readers; return when each is answered, or none more was for PATIENCE.
+        """Have so many readers; return when each is answered and has read what it reads first.
 
-        watch: called with the counts, many times a second.
+        Returns before that if nothing moves for PATIENCE. watch: called with the counts, many
+        times a second.
         """
         allow_files(readers)
         self._tell(reach=readers)
-        before, progress = -1, monotonic()
+        before, progress = (-1, -1), monotonic()
         while True:
             counts = self.counts()
             watch(counts)
-            if counts.readers == readers and not counts.on_their_way:
+            if counts.readers == readers and not counts.on_their_way and not counts.behind:
                 return counts
-            if counts.begun - counts.on_their_way != before:
-                before, progress = counts.begun - counts.on_their_way, monotonic()
+            now = counts.readers - counts.on_their_way, counts.received
+            if now != before:
+                before, progress = now, monotonic()
             elif monotonic() - progress > PATIENCE:
                 return counts
             sleep(POLL_SECONDS)

@@ -17,6 +17,7 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from service.app import serve
+from service.generate import tasks
 from service.logs import configure
 from service.settings import Settings
 from service.stores import open_store
@@ -24,6 +25,7 @@ from service.table import NewTask
 
 TOKEN = "secret-user-123"
 AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
+AUTHORIZATION_LINE = f"Authorization: Bearer {TOKEN}"
 START_SECONDS = 20
 
 
@@ -85,6 +87,19 @@ async def start(tmp_path: Path) -> AsyncIterator[StartService]:
             return Running(url, database, client)
 
         yield begin
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A table whose export, 9 MB, is far larger than the bound."""
+
+    async def fill() -> None:
+        store = await open_store(Settings(database=f"sqlite:///{tmp_path}/tasks.db"))
+        await store.fill(tasks(200_000, seed=8))
+        await store.close()
+
+    asyncio.run(fill())
+    return tmp_path / "tasks.db"
 
 
 @dataclass

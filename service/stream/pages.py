@@ -20,11 +20,14 @@ PAGES_A_WRITE = 2
 
 
 class ReadAhead:
-    """The pages that all streams together may hold ahead of what they are sending."""
+    """The pages that all streams together may hold ahead of what they are sending.
+
+    dropped: set when some were dropped, so that their memory can be given back.
+    """
 
     def __init__(self, pages: int) -> None:
         self.free = pages
-        self.given_back = asyncio.Event()
+        self.dropped = asyncio.Event()
 
     def take(self, wanted: int) -> int:
         """As many pages as wanted, but no more than a part of what is free: others come, too."""
@@ -34,7 +37,6 @@ class ReadAhead:
 
     def give_back(self, pages: int) -> None:
         self.free += pages
-        self.given_back.set()
 
 
 class _Trip:
@@ -117,6 +119,8 @@ class Pages:
 
     def drop(self) -> None:
         """Let go of all that has been read ahead."""
+        if self._ready or self._trips:
+            self._ahead.dropped.set()
         self._ready.clear()
         self._ahead.give_back(self._paid)
         self._paid = 0

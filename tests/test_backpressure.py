@@ -1,0 +1,107 @@
+"""The first promise, judged from outside: under every way of reading slowly, memory stays
+within the bound that the service publishes; and the judge can say no."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulator import selftest
+from simulator.pacing import PROFILES
+from simulator.pytest_plugin import SlowReaders
+from simulator.selftest import expected, try_specimen
+from simulator.specimens import EXPECTED
+from simulator.verdict import Outcome, Verdict
+from tests.conftest import AUTHORIZATION_LINE
+
+WITHOUT_WAITING = """
+import service.stream.flow
+async def return_at_once(self, slow=lambda: None): pass
+service.stream.flow.Flow.room = return_at_once
+from service.__main__ import cli
+cli()
+"""
+"""The service with its heart taken out: it writes on without waiting for the client."""
+EXPORT = "/tasks/export.csv"
+READERS = 400
+"""At the top: what they cost must stand out of what memory moves by itself, some megabytes."""
+HALF_CLOSE = "half-close-then-stall"
+
+
+def judge(slow_readers: SlowReaders, url: str, profile: str, **options: Any) -> Verdict:
+    """The verdict on a service by the bound that it publishes itself."""
+    metrics = subprocess.run(
+        ["curl", "-sf", f"{url}/metrics", "-H", AUTHORIZATION_LINE],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = re.search(r'^weir_bound_bytes\{part="stream"\} (\S+)$', metrics, re.MULTILINE)
+    assert found
+    bound = int(float(found[1]))
+    verdict = slow_readers.judge(
+        url + EXPORT,
+        readers=READERS,
+        headers=(AUTHORIZATION_LINE,),
+        profile=profile,
+        user_budget=bound,
+        kernel_budget=bound,
+        **options,
+    )
+    if verdict.bounded:
+        assert verdict.process_cost
+        assert verdict.kernel_cost
+        assert verdict.process_cost.high + verdict.kernel_cost.high <= bound, verdict
+    return verdict
+
+
+@pytest.mark.parametrize("profile", [*PROFILES, "mix"])
+def test_memory_stays_within_the_published_bound(
+    slow_readers: SlowReaders, table: Path, profile: str
+) -> None:
+    """Under every profile, and under all of them at once, the service is bounded."""
+    url = slow_readers.start(
+        f"{sys.executable} -m service --port {{port}} --database sqlite:///{table} "
+        # What all streams share is no reader's cost, and 16 MiB of it would hide theirs.
+        "--read-ahead-bytes 1MiB"
+    )
+    drops = profile in (HALF_CLOSE, "mix")
+    verdict = judge(slow_readers, url, profile, allow_shed=drops)
+    assert verdict.outcome is (Outcome.SHED if drops else Outcome.BOUNDED), verdict
+    assert verdict.passed, verdict
+    if drops:
+        # A client that shuts its sending side counts as gone, and nobody else is dropped.
+        assert verdict.check("shed").reason.endswith(f" {HALF_CLOSE})"), verdict
+
+
+def test_the_length_of_a_body_does_not_matter(slow_readers: SlowReaders, table: Path) -> None:
+    """A body four times as long costs a stopped reader nothing more."""
+    url = slow_readers.start(
+        f"{sys.executable} -m service --port {{port}} --database sqlite:///{table}"
+    )
+    verdict = judge(slow_readers, url, "stall", small_url=f"{url}{EXPORT}?limit=50000")
+    assert verdict.bounded, verdict
+    assert verdict.check("dose").status == "passed", verdict
+
+
+def test_without_the_wait_the_verdict_is_red(slow_readers: SlowReaders, table: Path) -> None:
+    """The assertion above can fail: it does when the service does not await its client."""
+    mutant = table.with_name("mutant.py")
+    mutant.write_text(WITHOUT_WAITING)
+    url = slow_readers.start(
+        f"{sys.executable} {mutant} --port {{port}} --database sqlite:///{table}"
+    )
+    verdict = judge(slow_readers, url, "stall")
+    assert verdict.process is Outcome.UNBOUNDED, verdict
+    assert verdict.exit_code == 1
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_specimen_gets_its_verdict(name: str) -> None:
+    """Servers with a known verdict get it, so that a verdict means something."""
+    verdict = try_specimen(name)
+    assert expected(name, verdict), verdict
+    assert sum(verdict.readers.values()) == selftest.READERS

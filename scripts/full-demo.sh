@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Shows the promise on a real service: 1,000 tasks over HTTP, a large table, fast, slow and
-# stalled readers at once, and the server's memory before, during and after.
-# WEIR_DEMO_ROWS (2000000), WEIR_DEMO_READERS (300) and WEIR_PORT (3000) make it larger or smaller.
+# stalled readers at once, and the server's memory before, during and after. Then the same slow
+# readers against the tutorial's bad approach and against Weir; the picture is left in demo/.
+# WEIR_DEMO_ROWS (2000000), WEIR_DEMO_READERS (200), WEIR_PORT (3000), WEIR_DEMO_OTHER_PORT (the
+# next one) and WEIR_DEMO_FOLDER (demo) change it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh
+source scripts/environment.sh simulator
 
 rows=${WEIR_DEMO_ROWS:-2000000}
-readers=${WEIR_DEMO_READERS:-300}
+readers=${WEIR_DEMO_READERS:-200}
 port=${WEIR_PORT:-3000}
+other=${WEIR_DEMO_OTHER_PORT:-$((port + 1))}
+out=${WEIR_DEMO_FOLDER:-demo}
 url=http://localhost:$port
 token='Authorization: Bearer secret-user-123'
 folder=$(mktemp -d)
@@ -75,19 +79,19 @@ done
 memory "after two fast downloads"
 
 say "$readers readers that stop reading, and two slow downloads, beside a fast one"
-python -m simulator.stalled "$url/tasks/export.csv" --readers "$readers" --seconds 120 \
-    -H "$token" >"$folder/stalled.txt" &
+python -m simulator hold "$url/tasks/export.csv" --readers "$readers" --seconds 120 \
+    -H "$token" >"$folder/held.txt" &
 started+=($!)
 for file in export.csv stream.ndjson; do
     curl -sf --limit-rate 1M "$url/tasks/$file" -H "$token" -o "$folder/slow-$file" &
     started+=($!)
 done
 for _ in $(seq 600); do
-    [ -s "$folder/stalled.txt" ] && break
+    [ -s "$folder/held.txt" ] && break
     sleep 0.1
 done
-[ -s "$folder/stalled.txt" ] || fail "the readers did not get ready"
-cat "$folder/stalled.txt"
+[ -s "$folder/held.txt" ] || fail "the readers did not get ready"
+cat "$folder/held.txt"
 for second in 1 2 3; do
     sleep 2
     memory "with slow and stalled readers, look $second"
@@ -99,8 +103,33 @@ for _ in $(seq 100); do
     curl -sf "$url/metrics" -H "$token" | grep -q '^weir_streams 0' && break
     sleep 0.1
 done
-sleep 3
 memory "after all have gone"
+
+say "The same slow readers, judged: the tutorial's bad approach, then Weir"
+mkdir -p "$out"
+rm -f "$out"/reads-it-all-first.* "$out"/weir.*
+export="tasks/export.csv?limit=100000"
+size=$(curl -sf "$url/$export" -H "$token" | wc -c)
+judge() { # a record's name, the exit code that it must have, and what else `run` takes
+    local name=$1 expected=$2 code=0
+    shift 2
+    python -m simulator run "$@" --readers "$readers" --quick --record "$out/$name.ndjson" \
+        >"$out/$name.txt" || code=$?
+    [ "$code" = "$expected" ] && return
+    cat "$out/$name.txt"
+    fail "$name: exit code $code, and not $expected as expected"
+}
+printf 'reads-it-all-first: a server that reads a file of %s bytes, then sends it\n' "$size"
+judge reads-it-all-first 1 "http://127.0.0.1:$other/?bytes=$size" \
+    --command "python -m simulator.specimens reads-it-all-first --port $other"
+printf 'weir: as many bytes out of its database\n'
+judge weir 0 "http://127.0.0.1:$other/$export" -H "$token" --no-self-test \
+    --command "python -m service --database sqlite:///$folder/tasks.db --port $other"
+python -m simulator report "$out"/reads-it-all-first.ndjson "$out"/weir.ndjson --format html \
+    --output "$out/report.html" --png "$out/memory.png" || true
+python -m simulator report "$out"/reads-it-all-first.ndjson "$out"/weir.ndjson \
+    --format text --brief || true
+printf 'The picture: %s and %s\n' "$out/memory.png" "$out/report.html"
 
 say "What was seen"
 python - "$folder" "$total" "$readers" <<'PYTHON'
@@ -127,6 +156,7 @@ print(f"At most {promised:.1f} MiB are promised: 64 KiB for each, and 16 MiB rea
 spread = max(sum(look) for look in looks[2:5]) - min(sum(look) for look in looks[2:5])
 print(f"While they waited, memory moved by {spread:.1f} MiB.")
 good = rows == lines == total and same and growth <= promised
+print("The tutorial's approach is unbounded, Weir is bounded: the exit codes were 1 and 0.")
 print("Memory stayed constant." if good else "THE PROMISE DID NOT HOLD.")
 sys.exit(0 if good else 1)
 PYTHON

@@ -112,6 +112,7 @@ def run(
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="file; else shown")
 @click.option("--png", type=click.Path(path_type=Path), help="write the plot of memory as well")
+@click.option("--brief", is_flag=True, help="text: only the comparison of several records")
 @click.option("--user-budget", help="judge by this instead")
 @click.option("--kernel-budget", help="judge by this instead")
 @click.option("--allow-shed", is_flag=True, default=None, help="judge by this instead")
@@ -121,6 +122,7 @@ def report(
     format_: str,
     output: Path | None,
     png: Path | None,
+    brief: bool,
     **budgets: Any,
 ) -> None:
     """Judge RECORDS again, and report; several are shown side by side.
@@ -129,13 +131,17 @@ def report(
     """
     from simulator.judge import judge
     from simulator.record import read_record
-    from simulator.report import FORMATS, Judged, plot
+    from simulator.report import FORMATS, Judged, plot, text
 
     judged = []
     for path in records:
         found = read_record(path)
         judged.append(Judged(path.stem, found, judge(found, **_budgets(budgets))))
-    shown = FORMATS[format_](judged, color=output is None and sys.stdout.isatty())
+    color = output is None and sys.stdout.isatty()
+    if brief and format_ == "text":
+        shown = text.compare(judged, color=color)
+    else:
+        shown = FORMATS[format_](judged, color=color)
     try:
         if output:
             output.write_text(shown, "utf-8")

@@ -99,10 +99,9 @@ class Questions:
         the hold does not count. Whatever else is touched once, as by a garbage collector, makes
         one step of the staircase too high: the lower of them counts.
         """
-        held = self.record.looks(*self.record.of_kind("hold"))
-        drift = slope(held.times, values) if len(values := held.values("touched")) > 1 else None
+        drift = self._drift() if any(share.profile.moves for share in self.record.plan.mix) else 0.0
         steps = [
-            (_touched(high) - _touched(low) - seconds * (drift.value if drift else 0.0)) / more
+            (_touched(high) - _touched(low) - seconds * drift) / more
             for low, high in pairwise(looks)
             if (more := middle(high.readers) - middle(low.readers)) > 0
             and (seconds := middle(high.times) - middle(low.times)) > 0
@@ -113,6 +112,13 @@ class Questions:
         figure = Figure(touched, taken.low, max(taken.high, touched))
         said = f"{size(taken.value)} of it taken anew, the rest freed before and used again"
         return figure, f"a reader, {said} (a fresh server, as by --command, tells more)"
+
+    def _drift(self) -> float:
+        """Bytes a second that the same readers touch anew."""
+        held = self.record.looks(*self.record.of_kind("hold"))
+        values = held.values("touched")
+        rate = slope(held.times, values) if len(values) > 1 else None
+        return rate.value if rate else 0.0
 
     def growth(self, part: Part) -> Check:
         name, limit = f"growth of {part}", GROWTH_SHARE * self.budgets[part]

@@ -1,10 +1,11 @@
 """Slopes and differences with their uncertainty: Theil-Sen and the bootstrap, by SciPy."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, theilslopes
+from scipy.stats import DegenerateDataWarning, bootstrap, theilslopes
 
 CONFIDENCE = 0.95
 RESAMPLES = 300
@@ -82,16 +83,18 @@ def _with_interval(
     value = statistic(*data)
     if min(map(len, data)) < 2:
         return Figure(value, value, value)
-    found = bootstrap(
-        data,
-        statistic,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        vectorized=False,
-        paired=paired,
-        rng=np.random.default_rng(1),  # the same record gets the same verdict
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # of looks that all agree
+        found = bootstrap(
+            data,
+            statistic,
+            n_resamples=RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            vectorized=False,
+            paired=paired,
+            rng=np.random.default_rng(1),  # the same record gets the same verdict
+        )
     drawn = found.bootstrap_distribution
     low, high = np.nanpercentile(drawn, [50 - 50 * CONFIDENCE, 50 + 50 * CONFIDENCE])
     return Figure(value, min(value, float(low)), max(value, float(high)))

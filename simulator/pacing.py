@@ -112,6 +112,11 @@ class Profile:
         return SMALLEST_BUFFER if self.script is tiny_window else None
 
     @property
+    def moves(self) -> bool:
+        """Whether it goes on reading for as long as it is held."""
+        return self.script not in (stall, read_then_stall, half_close_then_stall)
+
+    @property
     def reads_first(self) -> int:
         """Bytes that it takes before it is slow: a body has to be longer than that."""
         return int(self.parameters.get("first", 0))

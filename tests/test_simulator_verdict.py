@@ -97,7 +97,7 @@ class _Lines:
 
     def all(self) -> list[Line]:
         made = self.made
-        plan = make_plan(url="http://127.0.0.1:3000/", readers=READERS, **dict(made.plan))
+        plan = make_plan(**({"url": "http://h/", "readers": READERS} | dict(made.plan)))
         self.lines = [PlanLine(started="2026-01-01T00:00:00+00:00", plan=plan), this_machine()]
         if made.self_test is not None:
             told = SelfTestLine(bounded=30.0 * KIB, unbounded=16.0 * MIB, passed=made.self_test)

@@ -81,5 +81,6 @@ def _mark_budget(axes: Axes, judged: Judged) -> None:
         color=BUDGET,
         linewidth=1,
         linestyle="--",
+        drawstyle="steps-post",
         label="both budgets",
     )

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -28,12 +28,21 @@ COLORS = {
 
 def render(judged: Sequence[Judged], *, color: bool = False) -> str:
     """One report a record; several records side by side first."""
+    reports = [_one(each) for each in judged]
+    if len(judged) > 1:
+        reports.insert(0, Group(_side_by_side(judged)))
+    return _print(Group(*reports), color=color)
+
+
+def compare(judged: Sequence[Judged], *, color: bool = False) -> str:
+    """Only what stands side by side."""
+    return _print(_side_by_side(judged), color=color)
+
+
+def _print(what: RenderableType, *, color: bool) -> str:
     out = io.StringIO()
     console = Console(file=out, width=WIDTH, force_terminal=color, no_color=not color)
-    if len(judged) > 1:
-        console.print(_side_by_side(judged))
-    for each in judged:
-        console.print(_one(each))
+    console.print(what)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

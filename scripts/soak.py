@@ -34,7 +34,7 @@ from soak_verdict import MIB, Sample, Seen, conclude, figures, judge, verdicts
 from simulator.errors import EXIT_INCONCLUSIVE, EXIT_USAGE, SimulatorError
 from simulator.fleet import Counts, Outcome
 from simulator.fleet_process import Asking, FleetProcess, allow_files
-from simulator.pacing import PROFILES, Profile
+from simulator.pacing import PROFILES
 from simulator.plan import parse_mix
 from simulator.probe import STANDING, connections, memory, open_files, queues
 from simulator.reader import State
@@ -46,6 +46,10 @@ LOOK_SECONDS = 0.5
 """Between two samples: a reader that was dropped shows for a second before it begins anew."""
 PROFILES_AT_ONCE = (3, 5)
 HEAVIEST = 9
+STILL = ("stall", "drip", "steady", "tiny-window")
+STILL_EVERY = 4
+"""Of so many fleets the first is of STILL ones only, which never keep up, so that nothing is
+read ahead for them: what memory it takes is the readers' own. Others keep up for a while."""
 SHORT_ROWS = 1_000
 """Rows of the export that every third fleet asks for: its readers get to the end, and anew."""
 REST_SECONDS = 2.2
@@ -108,22 +112,27 @@ class Crew:
     target: str
     receive_buffer: int
     seed: int
+    still: bool
 
 
 def crews(most: int, seed: int) -> Iterator[Crew]:
-    """Fleets without end. Every profile has its turn before any has another; the first is full."""
+    """Fleets without end. But for the still ones, which are full, every profile has its turn
+    before any has another."""
     random = Random(seed)
-    deck: list[Profile] = []
+    deck: list[str] = []
     for number in count(1):
-        wanted = random.randint(*PROFILES_AT_ONCE)
-        while len(deck) < wanted:
-            deck += random.sample(list(PROFILES.values()), len(PROFILES))
-        chosen, deck = dict.fromkeys(each.name for each in deck[:wanted]), deck[wanted:]
+        still = number % STILL_EVERY == 1
+        chosen = dict.fromkeys(STILL)
+        if not still:
+            wanted = random.randint(*PROFILES_AT_ONCE)
+            while len(deck) < wanted:
+                deck += random.sample(list(PROFILES), len(PROFILES))
+            chosen, deck = dict.fromkeys(deck[:wanted]), deck[wanted:]
         mix = "+".join(f"{random.randint(1, HEAVIEST)}*{name}" for name in chosen)
-        readers = most if number == 1 else random.randint(max(1, most // 4), most)
+        readers = most if still else random.randint(max(1, most // 4), most)
         route = random.choice((CSV, NDJSON))
         target = route if number % 3 else f"{route}?limit={SHORT_ROWS}"
-        yield Crew(number, readers, mix, target, random.choice((4096, 0)), number)
+        yield Crew(number, readers, mix, target, random.choice((4096, 0)), number, still)
 
 
 class _TimeIsUpError(Exception):
@@ -185,7 +194,8 @@ class Soak:
         with FleetProcess(asking) as fleet:
             self._stay(fleet, crew, until)
             self._sample(fleet, crew)
-            self.seen.calm.append(self.seen.samples[-1])
+            if crew.still:
+                self.seen.calm.append(self.seen.samples[-1])
             self.seen.begun += fleet.counts().begun
         self.seen.fleets += 1
         return max(each.standing for each in self.seen.samples[before:])
@@ -278,7 +288,7 @@ def soak(
                 load.check_last()
                 seen.files_at_end = whole.files_at_end(seen.rests[0].files)
         except (_EndError, SimulatorError, psutil.Error, OSError) as fault:
-            seen.trouble = str(fault)
+            seen.trouble = "the service died" if server.died else str(fault)
         seen.seconds = monotonic() - begin
         seen.tallies, seen.faults = load.tallies, load.faults
         seen.died = server.died

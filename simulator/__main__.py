@@ -64,6 +64,7 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--command", "run_command", help="start this server, and stop it afterwards")
 @click.option("--quick", is_flag=True, help="in under 15 s instead of 60")
 @click.option("--hold", type=float, metavar="SECONDS", help="how long all readers are held")
+@click.option("--rounds", type=int, default=3, show_default=True, help="connecting and aborting")
 @click.option("--allow-shed", is_flag=True, help="a server that drops slow readers passes")
 @click.option("--no-self-test", is_flag=True, help="do not ask first whether this machine can tell")
 @click.option("--memory-url", default="", help="read process memory from a Prometheus text page")
@@ -247,10 +248,12 @@ def _writable(path: Path) -> Iterator[Any]:
         file = path.open("x", encoding="utf-8")
     except OSError as fault:
         raise UsageError(f"--record {path} cannot be written: {fault.strerror}") from None
-    with file:
-        yield file
-    if not path.stat().st_size:
-        path.unlink()
+    try:
+        with file:
+            yield file
+    finally:
+        if not path.stat().st_size:
+            path.unlink()  # nothing was tried
 
 
 @contextmanager

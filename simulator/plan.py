@@ -28,11 +28,11 @@ SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization", "x-api-key")
 
 
 class Pace(NamedTuple):
-    """How long a trial takes over its parts; seconds but for quiet, looks and rounds.
+    """How long a trial takes over its parts; seconds but for quiet and looks.
 
     settle: longest wait for memory to come to rest; quiet: samples in a row that it has to.
     looks: samples that are judged then; every: between two. hold: how long
-    all readers are held. rounds: of connecting and aborting.
+    all readers are held.
     """
 
     settle: float
@@ -40,7 +40,6 @@ class Pace(NamedTuple):
     looks: int
     every: float
     hold: float
-    rounds: int = 3
 
 
 STANDARD = Pace(settle=5, quiet=8, looks=8, every=0.15, hold=10)
@@ -56,9 +55,11 @@ class Plan(BaseModel):
 
     url: what the readers ask for. small_url: the same with a body of about a quarter, for the
     dose. headers: lines as in `Authorization: Bearer ...`. readers: at the top of the staircase.
-    receive_buffer: SO_RCVBUF of each, set before connect; 0 leaves the system's default.
-    user_budget, kernel_budget: for each reader. hold: seconds, or the pace's. allow_shed: a
-    server that drops slow readers passes. ceiling: growth at which the readers are sent away.
+    profile: see parse_mix. receive_buffer: SO_RCVBUF of each, set before connect; 0 leaves the
+    system's default. user_budget, kernel_budget: for each reader. hold: seconds, or the pace's.
+    rounds: of the ratchet, connecting and aborting. allow_shed: a server that drops slow readers
+    passes. memory_url, memory_metric: a Prometheus text page and the metric there that says the
+    server's process memory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +75,7 @@ class Plan(BaseModel):
     kernel_budget: ByteSize = Field(ByteSize(64 * KIB), gt=0)
     quick: bool = False
     hold: float | None = Field(None, gt=0)
+    rounds: int = Field(3, ge=1)
     allow_shed: bool = False
     self_test: bool = True
     insecure: bool = False

@@ -120,11 +120,11 @@ class Trial:
                 self._plateau(fleet, "staircase", f"staircase {readers}", readers)
             self._hold(fleet, pace.hold)
         if self._worth_a_ratchet():
-            for number in range(1, pace.rounds + 1):
+            for number in range(1, self.plan.rounds + 1):
                 self._leave(number)
                 with self._fleet(self.plan.url) as fleet:
                     self._plateau(fleet, "ratchet", f"ratchet {number}", self.plan.readers)
-            self._leave(pace.rounds + 1)
+            self._leave(self.plan.rounds + 1)
             self._look()
 
     # -- parts -----------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Trial:
         at = monotonic() - self._start
         self._phase = PhaseLine(at=at, name=name, kind=kind, readers=readers)
         self.record.add(self._phase)
-        rounds = 2 * self.plan.pace.rounds + 1
+        rounds = 2 * self.plan.rounds + 1
         parts = 6 + rounds + bool(self.plan.small_url)
         self.show(f"{name}: {readers} readers" if readers else name, self._done / parts)
         self._done += 1

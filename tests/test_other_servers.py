@@ -33,7 +33,8 @@ def test_nginx(slow_readers: SlowReaders, tmp_path: Path) -> None:
     template.write_text(
         "user root;" * (Path("/proc/self").owner() == "root") + NGINX.format(folder=tmp_path)
     )
-    script = f'sed "s/PORT/{{port}}/" {template} > {tmp_path}/nginx.conf; exec {nginx} -p {tmp_path} -c {tmp_path}/nginx.conf'
+    conf = tmp_path / "nginx.conf"
+    script = f'sed "s/PORT/{{port}}/" {template} > {conf}; exec {nginx} -p {tmp_path} -c {conf}'
     url = slow_readers.start(f"sh -c '{script}'")
     verdict = slow_readers.judge(f"{url}/file.bin")
     assert verdict.process is Outcome.BOUNDED, verdict
@@ -53,7 +54,6 @@ def test_fastapi(slow_readers: SlowReaders) -> None:
         user_budget="512KiB",
         kernel_budget="64KiB",
     )
-    print(verdict)
     assert verdict.process is Outcome.BOUNDED, verdict
     assert verdict.kernel is Outcome.OVER_BUDGET, verdict
 
@@ -68,7 +68,6 @@ def test_node_that_pipes(slow_readers: SlowReaders) -> None:
     """A pipe waits for 'drain': the process is bounded, the kernel's buffers are not."""
     url = node(slow_readers, "node_pipe.js")
     verdict = slow_readers.judge(f"{url}/?size={SIZE}", user_budget="512KiB")
-    print(verdict)
     assert verdict.process is Outcome.BOUNDED, verdict
     assert verdict.kernel is Outcome.OVER_BUDGET, verdict
 
@@ -77,6 +76,5 @@ def test_node_that_ignores_drain(slow_readers: SlowReaders) -> None:
     """Ignoring what write returns keeps the whole body in memory."""
     url = node(slow_readers, "node_ignores_drain.js")
     verdict = slow_readers.judge(f"{url}/?size={SIZE}", user_budget="512KiB")
-    print(verdict)
     assert verdict.outcome is Outcome.UNBOUNDED, verdict
     assert verdict.process is Outcome.UNBOUNDED, verdict

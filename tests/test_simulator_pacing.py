@@ -195,8 +195,10 @@ def test_bursts_come_as_often_as_they_say(seed: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_profile_insists_on(name: str) -> None:
-    """Only the tiny window sets a buffer; what is read first is what a script reads at once."""
+    """Only the tiny window sets a buffer; what is read first is what a script reads at once; those
+    that stall do not move."""
     known = PROFILES[name]
+    assert known.moves == (name not in ENDING - {"abort"})
     assert known.receive_buffer == (SMALLEST_BUFFER if name == "tiny-window" else None)
     first = steps(known)[:1]
     assert known.reads_first == sum(step.size for step in first if isinstance(step, Read))

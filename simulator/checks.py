@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from simulator.estimate import Figure, difference, slope, stairs
-from simulator.plan import KIB
+from simulator.plan import KIB, Plan
 from simulator.record import Looks, ReaderLine, Record, middle
 from simulator.verdict import Check, Part, Status, size
 
@@ -36,10 +36,11 @@ FILES_SHARE = 0.05
 
 
 class Questions:
-    """A record, asked. budgets: bytes a reader."""
+    """A record, asked. plan: the record's, or with other budgets."""
 
-    def __init__(self, record: Record, budgets: dict[Part, int], *, allow_shed: bool) -> None:
-        self.record, self.budgets, self.allow_shed = record, budgets, allow_shed
+    def __init__(self, record: Record, plan: Plan) -> None:
+        self.record, self.plan = record, plan
+        self.budgets: dict[Part, int] = {"process": plan.user_budget, "kernel": plan.kernel_budget}
         self.stairs = record.of_kind("staircase")
         last = [*self.stairs, *record.of_kind("hold")][-1:]
         self.readers = record.readers_of(last[0]) if last else []
@@ -58,6 +59,18 @@ class Questions:
         status = Status.PASSED if found.passed else Status.UNCLEAR
         return Check(name="self-test", status=status, reason=reason)
 
+    def body(self) -> Check:
+        server, enough = self.record.server, self.plan.enough_body
+        if server is None:
+            return _unclear("body", "the server was not reached")
+        if server.body < enough:
+            return _unclear(
+                "body", f"{size(server.body)}: budgets could hold it, {size(enough)} not"
+            )
+        about = "at least " if server.at_least else ""
+        reason = f"{about}{size(server.body)}, and {size(enough)} are enough to prove something"
+        return Check(name="body", status=Status.PASSED, reason=reason)
+
     def pressure(self) -> Check:
         worst: tuple[float, str] = (1.0, "no reader was tried")
         for phase in self.stairs + self.record.of_kind("hold"):
@@ -65,7 +78,7 @@ class Questions:
             if not readers:
                 return _unclear("pressure", f"the readers of {phase.name} are not known")
             pressed = sum(each.pressed for each in readers)
-            wanted = len(readers) - (len(self.lost) if self.sheds else 0)
+            wanted = sum(not (self.sheds and each.lost) for each in readers)
             share = pressed / wanted if wanted > 0 else 1.0
             others = Counter(each.fate for each in readers if not each.pressed)
             said = ", ".join(f"{number} {name}" for name, number in others.most_common())
@@ -104,7 +117,7 @@ class Questions:
         the hold does not count. Whatever else is touched once, as by a garbage collector, makes
         one step of the staircase too high: the lower of them counts.
         """
-        drift = self._drift() if any(share.profile.moves for share in self.record.plan.mix) else 0.0
+        drift = self._drift() if any(share.profile.moves for share in self.plan.mix) else 0.0
         steps, touched = [], []
         for low, high in pairwise(looks):
             more = middle(high.readers) - middle(low.readers)
@@ -167,6 +180,7 @@ class Questions:
     def ratchet(self) -> Check:
         held = self.record.looks(*self.record.of_kind("hold"))
         rounds = [self.record.looks(phase) for phase in self.record.of_kind("ratchet")]
+        rounds = [looks for looks in rounds if looks.samples]
         readers = middle(held.readers)
         if not rounds or not readers or self.gone:
             return _not_run("ratchet", "the rounds were not reached")
@@ -198,7 +212,7 @@ class Questions:
         if not before or not after:
             return _not_run("files", "open files cannot be seen, or the rounds were not reached")
         first, last = before[0], min(after)
-        allowed = first + max(2, int(FILES_SHARE * self.record.plan.readers))
+        allowed = first + max(2, int(FILES_SHARE * self.plan.readers))
         status = Status.PASSED if last <= allowed else Status.FAILED
         reason = f"{first} were open before the readers came, {last} after they had gone"
         return Check(name="files", status=status, reason=reason)
@@ -210,7 +224,7 @@ class Questions:
         by_profile = ", ".join(f"{number} {name}" for name, number in lost.items())
         reason = f"{len(self.lost)} of {total} were dropped by the server"
         reason += f" ({by_profile})" if lost else ""
-        failed = self.sheds and not self.allow_shed
+        failed = self.sheds and not self.plan.allow_shed
         return Check(name="shed", status=Status.FAILED if failed else Status.PASSED, reason=reason)
 
     def _mostly_pressed(self, readers: Sequence[ReaderLine]) -> bool:
@@ -225,13 +239,14 @@ class Questions:
 
     def _at_the_end(self, part: Part) -> Figure | None:
         """Growth over the base by the last sample, for each reader of it."""
-        last = Looks(tuple(self.record.samples[-1:]))
-        return self._above_base(part, last, middle(last.readers))
+        last, wanted = Looks(tuple(self.record.samples[-1:])), self.record.phases[-1:]
+        readers = middle(last.readers) or sum(phase.readers for phase in wanted)
+        return self._above_base(part, last, readers)
 
     def _peak(self, part: Part) -> Figure | None:
         """The highest growth over the base, for each reader that came."""
         every = Looks(tuple(self.record.samples))
-        return self._above_base(part, every, self.record.plan.readers)
+        return self._above_base(part, every, self.plan.readers)
 
     def _above_base(self, part: Part, looks: Looks, readers: float) -> Figure | None:
         base = self.record.looks(*self.record.of_kind("base")).values(part)

@@ -25,7 +25,8 @@ def place(url: str) -> Place:
     """Raises UsageError for what is no http or https URL."""
     try:
         parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+        known = {"http": 80, "https": 443}.get(parts.scheme, 0)
+        port = known if parts.port is None else known and parts.port
     except ValueError as fault:
         raise UsageError(f"{url}: {fault}") from None
     if not port or not parts.hostname:

@@ -34,6 +34,8 @@ OTHER_FILES = 64
 LONGEST_SECONDS = 3600.0
 PATIENCE = 20.0
 """Seconds without one more answer or byte after which those missing are left out."""
+REACH_SECONDS = 300.0
+"""Longest time for all to be there; thousands that read megabytes first take minutes."""
 POLL_SECONDS = 0.05
 END_SECONDS = 10.0
 LINE_LIMIT = 16 * 1024 * 1024
@@ -107,16 +109,20 @@ class FleetProcess:
     def reach(self, readers: int, watch: Callable[[Counts], None] = lambda counts: None) -> Counts:
         """Have so many readers; return when each is answered and has read what it reads first.
 
-        Returns before that if nothing moves for PATIENCE. watch: called with the counts, many
-        times a second.
+        Returns before that if nothing moves for PATIENCE, and after REACH_SECONDS whatever moves.
+        watch: called with the counts, many times a second.
         """
         allow_files(readers)
         self._tell(reach=readers)
-        before, progress = (-1, -1), monotonic()
+        before, start = (-1, -1), monotonic()
+        progress = start
         while True:
             counts = self.counts()
             watch(counts)
-            if counts.readers == readers and not counts.on_their_way and not counts.behind:
+            there = counts.readers == readers and not counts.on_their_way and not counts.behind
+            # Some are always on their way where all begin again.
+            enough = monotonic() - start > REACH_SECONDS
+            if there or enough:
                 return counts
             now = counts.readers - counts.on_their_way, counts.received
             if now != before:

@@ -30,8 +30,7 @@ def judge(
             if value is not None
         }
     )
-    budgets: dict[Part, int] = {"process": plan.user_budget, "kernel": plan.kernel_budget}
-    return _Judge(Questions(record, budgets, allow_shed=plan.allow_shed)).verdict()
+    return _Judge(Questions(record, plan)).verdict()
 
 
 class _Judge:
@@ -49,6 +48,7 @@ class _Judge:
         }
         checks = (
             ask.self_test(),
+            ask.body(),
             ask.pressure(),
             costs["process"],
             costs["kernel"],
@@ -97,23 +97,26 @@ class _Judge:
         for bad in (Outcome.UNBOUNDED, Outcome.OVER_BUDGET):
             if bad in parts.values():
                 return bad, EXIT_NOT_BOUNDED
-        if any(check.status is Status.UNCLEAR for check in checks):
+        if fault or any(check.status is Status.UNCLEAR for check in checks):
             return Outcome.INCONCLUSIVE, EXIT_INCONCLUSIVE
         if self.questions.sheds:
-            return Outcome.SHED, EXIT_BOUNDED if self.questions.allow_shed else EXIT_NOT_BOUNDED
+            return (
+                Outcome.SHED,
+                EXIT_BOUNDED if self.questions.plan.allow_shed else EXIT_NOT_BOUNDED,
+            )
         return Outcome.BOUNDED, EXIT_BOUNDED
 
     def _sentence(
         self, outcome: Outcome, parts: dict[Part, Outcome], checks: Iterable[Check]
     ) -> str:
-        if self.record.fault and not self.record.fault.growth:
+        if self.record.fault and outcome is Outcome.INCONCLUSIVE:
             return self.record.fault.message
         words = [f"{part} {parts[part]}" for part in PARTS]
         match outcome:
             case Outcome.BOUNDED:
                 return "a slow reader costs the server no more than the budgets, " + " and ".join(
                     f"{part} {size(check.figure.value)}"
-                    for part, check in zip(PARTS, list(checks)[2:4], strict=True)
+                    for part, check in zip(PARTS, list(checks)[3:5], strict=True)
                     if check.figure
                 )
             case Outcome.SHED:

@@ -40,10 +40,11 @@ Script = Iterator[Step]
 
 def steady(random: Random, *, rate: int = 2048) -> Script:
     """Reads RATE bytes a second, evenly."""
-    yield Wait(random.random() / TICKS)
+    size = max(1, rate // TICKS)
+    yield Wait(random.uniform(0, size / rate))
     while True:
-        yield Read(max(1, rate // TICKS))
-        yield Wait(1 / TICKS)
+        yield Read(size)
+        yield Wait(size / rate)
 
 
 def drip(random: Random, *, size: int = 512, every: float = 1.0) -> Script:

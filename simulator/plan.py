@@ -24,6 +24,8 @@ PROOF = 4
 """A body must be so many times the two budgets: a server could hold a smaller one whole."""
 CEILING = 2 * GIB
 """Bytes that a server may grow by before the readers are sent away, at the least."""
+URLS = ("url", "small_url", "memory_url")
+WEIGHT_DIGITS = 6
 SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization", "x-api-key")
 
 
@@ -74,7 +76,7 @@ class Plan(BaseModel):
     user_budget: ByteSize = Field(ByteSize(64 * KIB), gt=0)
     kernel_budget: ByteSize = Field(ByteSize(64 * KIB), gt=0)
     quick: bool = False
-    hold: float | None = Field(None, gt=0)
+    hold: float | None = Field(None, gt=0, le=86_400)
     rounds: int = Field(3, ge=1)
     allow_shed: bool = False
     self_test: bool = True
@@ -109,7 +111,8 @@ class Plan(BaseModel):
 
     def without_secrets(self) -> "Plan":
         """The plan as it may be written down."""
-        return self.model_copy(update={"headers": tuple(map(_hidden, self.headers))})
+        urls = {name: _without_userinfo(getattr(self, name)) for name in URLS}
+        return self.model_copy(update={"headers": tuple(map(_hidden, self.headers)), **urls})
 
 
 def make_plan(**values: object) -> Plan:
@@ -129,7 +132,7 @@ def parse_mix(text: str) -> tuple[Share, ...]:
     """
     if text.strip() == EVERY_PROFILE:
         return tuple(Share(1, profile) for profile in PROFILES.values())
-    return tuple(_share(part.strip()) for part in text.split("+"))
+    return tuple(_share(part.strip()) for part in re.split(r"\s*\+\s*(?=\d+\*|[a-z])", text))
 
 
 def describe_mix(mix: tuple[Share, ...]) -> str:
@@ -147,9 +150,10 @@ def _share(text: str) -> Share:
             f"profile {text!r} is not known",
             f"the profiles are {names}, and {EVERY_PROFILE} for all of them",
         )
-    weight, known = int(found[1] or 1), PROFILES[found[2]]
-    if not weight:
-        raise UsageError(f"profile {text!r} has no weight", "give it 1 or more")
+    known, digits = PROFILES[found[2]], found[1] or "1"
+    if len(digits) > WEIGHT_DIGITS or not int(digits):
+        raise UsageError(f"the weight in profile {text!r} will not do", "give it 1 to 999999")
+    weight = int(digits)
     values = dict(known.parameters)
     for pair in found[3].split(",") if found[3] else ():
         name, _, value = pair.partition("=")
@@ -175,6 +179,10 @@ def _value(where: str, text: str, *, is_size: bool) -> int | float:
         wanted = "a number of bytes such as 64KiB" if is_size else "a number of seconds such as 0.5"
         raise UsageError(f"{where} does not parse", f"give {wanted}, above zero")
     return value
+
+
+def _without_userinfo(url: str) -> str:
+    return re.sub(r"(?<=://)[^/?#]*@", "", url)
 
 
 def _hidden(line: str) -> str:

@@ -240,7 +240,8 @@ class Record:
 def read_record(path: Path) -> Record:
     """Raises UsageError, with the number of the line, for what is no record."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        # By the line feed alone: what a server said may hold any other end of a line.
+        lines = path.read_text("utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as fault:
         raise UsageError(f"{path}: {fault}") from None
     record: Record | None = None
@@ -250,6 +251,8 @@ def read_record(path: Path) -> Record:
         except ValidationError as error:
             said = error.errors()[0]["msg"]
             raise UsageError(f"{path}, line {number}: {said}", "is it a record of `run`?") from None
+        except UsageError as error:
+            raise UsageError(f"{path}, line {number}: {error}") from None
         if record is None:
             if not isinstance(line, PlanLine):
                 break

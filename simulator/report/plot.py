@@ -3,13 +3,15 @@
 import io
 from collections.abc import Sequence
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simulator.plan import MIB
 from simulator.report.judged import Judged
 
-PROCESS, KERNEL, BUDGET = "#2f6db5", "#e39a3b", "#7a2020"
+COLORS = {"process": "#2f6db5", "kernel": "#e39a3b"}
+BUDGET = "#7a2020"
 WIDTH, HEIGHT = 9.0, 3.6
 """Inches of one panel; two stand beside each other."""
 SHADED = ("staircase", "hold", "ratchet")
@@ -26,27 +28,30 @@ def draw(judged: Sequence[Judged], kind: str) -> bytes:
     axes[0].set_ylim(bottom=0)
     axes[0].legend(loc="upper left", frameon=False, fontsize=8)
     out = io.BytesIO()
-    # Without a date the same record gives the same file.
-    figure.savefig(out, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
+    # Without a date and chance the same record gives the same file.
+    with rc_context({"svg.hashsalt": "weir"}):
+        figure.savefig(
+            out, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None
+        )
     return out.getvalue()
 
 
 def _panel(axes: Axes, judged: Judged) -> None:
-    process, kernel = judged.growth("process"), judged.growth("kernel")
-    times = [at for at, _ in process or kernel]
-    heights = [[max(0.0, grown) for _, grown in line] for line in (process, kernel)]
-    labels = [("process", PROCESS), ("kernel", KERNEL)]
-    shown = [(line, *label) for line, label in zip(heights, labels, strict=True) if line]
+    found = {name: dict(judged.growth(name)) for name in ("process", "kernel")}
+    shown = [(name, line) for name, line in found.items() if line]
+    times = sorted(set.intersection(*(set(line) for _, line in shown))) if shown else []
     if times:
         axes.stackplot(
             times,
-            [line for line, _, _ in shown],
-            labels=[name for _, name, _ in shown],
-            colors=[color for _, _, color in shown],
+            [[max(0.0, line[at]) for at in times] for _, line in shown],
+            labels=[name for name, _ in shown],
+            colors=[COLORS[name] for name, _ in shown],
         )
     _mark_phases(axes, judged)
     _mark_budget(axes, judged)
-    axes.set_title(f"{judged.name}: {judged.verdict.outcome}", fontsize=10, loc="left")
+    axes.set_title(
+        f"{judged.name}: {judged.verdict.outcome}", fontsize=10, loc="left", parse_math=False
+    )
     axes.set_xlabel("seconds")
     axes.margins(x=0)
     for side in ("top", "right"):

@@ -56,7 +56,8 @@ def _one(judged: Judged) -> Group:
     checks.add_column("", no_wrap=True)
     checks.add_column("seen")
     for check in verdict.checks:
-        checks.add_row(check.name, Text(check.status, style=COLORS[check.status]), check.reason)
+        status = Text(check.status, style=COLORS[check.status])
+        checks.add_row(check.name, status, Text(check.reason))
     headline = Text.assemble(
         (verdict.outcome.upper(), COLORS[verdict.outcome]), f"  {verdict.sentence}"
     )
@@ -67,7 +68,7 @@ def _side_by_side(judged: Sequence[Judged]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("")
     for each in judged:
-        table.add_column(each.name, justify="right")
+        table.add_column(Text(each.name), justify="right")
     table.add_row("readers", *(str(each.record.plan.readers) for each in judged))
     for part in ("process", "kernel"):
         table.add_row(

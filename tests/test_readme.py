@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,14 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
 ]
-RUNS_THIS = {"bash scripts/test.sh", '.venv/bin/pip install -c constraints.txt -e ".[bench]"'}
+RUNS_THIS = {
+    "bash scripts/test.sh",
+    '.venv/bin/pip install -c constraints.txt -e ".[bench,simulator]"',
+}
 """What cannot run inside itself: the first is what runs this test, and installs as the second."""
 DEMO = "bash scripts/full-demo.sh"
 CURL = [command for command in COMMANDS if command.startswith("curl ")]
+SIMULATOR = [command for command in COMMANDS if command.startswith(".venv/bin/weir-sim ")]
 OURS = [command for command in COMMANDS if command.startswith(".venv/bin/python ")]
 
 
@@ -39,7 +44,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_every_command_is_run_by_a_test() -> None:
     """No command stands in the README that none of the tests below would run."""
-    assert set(COMMANDS) == {DEMO, *CURL, *OURS, *RUNS_THIS}
+    assert set(COMMANDS) == {DEMO, *CURL, *SIMULATOR, *OURS, *RUNS_THIS}
 
 
 @pytest.mark.parametrize("command", CURL)
@@ -65,8 +70,10 @@ def test_the_demo(tmp_path: Path) -> None:
     """The demo runs to its end and finds that memory stayed constant."""
     settings = {
         "WEIR_DEMO_ROWS": "200000",
-        "WEIR_DEMO_READERS": "200",
+        "WEIR_DEMO_READERS": "100",
         "WEIR_PORT": str(free_port()),
+        "WEIR_DEMO_OTHER_PORT": str(free_port()),
+        "WEIR_DEMO_FOLDER": str(tmp_path / "out"),
         "TMPDIR": str(tmp_path),
     }
     result = subprocess.run(
@@ -80,8 +87,28 @@ def test_the_demo(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result
     assert "Memory stayed constant." in result.stdout
-    assert "200 readers stalled" in result.stdout
-    assert not list(tmp_path.iterdir()), "the demo leaves nothing behind"
+    assert "100 of 100 readers hold on" in result.stdout
+    assert re.search(r"verdict +UNBOUNDED +BOUNDED", result.stdout)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "the demo leaves nothing else"
+    assert (tmp_path / "out/memory.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "out/report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("command", SIMULATOR)
+def test_the_proof(command: str, spawn: StartProcess, table: Path, tmp_path: Path) -> None:
+    """The simulator, as the README calls it, finds the service bounded."""
+    service = spawn(database=table)
+    words = shlex.split(command.replace(":3000", f":{service.port}"))[1:]
+    result = subprocess.run(
+        [sys.executable, "-m", "simulator", *words, "--quick", "--readers", "400"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert result.returncode == 0, result
+    assert "BOUNDED" in result.stdout
 
 
 def test_the_services_own_commands(tmp_path: Path) -> None:
@@ -90,7 +117,7 @@ def test_the_services_own_commands(tmp_path: Path) -> None:
     here.mkdir()
     for command in OURS:
         words = command.replace("3000000", "3000").replace("3000 ", "3000 ").split()[1:]
-        if words[0] == "scripts/bench.py":
+        if words[0].startswith("scripts/"):
             words = [str(ROOT / words[0]), *words[1:], "--help"]
         elif "generate" not in words:
             words += ["--help"]

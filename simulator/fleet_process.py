@@ -137,10 +137,6 @@ class FleetProcess:
     def outcomes(self) -> list[Outcome]:
         return [Outcome(*row)._replace(state=State(row[2])) for row in self._tell(outcomes=True)]
 
-    def memory(self) -> int:
-        """The most memory that the child has had resident, in bytes."""
-        return int(self._tell(memory=True))
-
     def close(self) -> None:
         """Reset all connections and end the process."""
         for pipe in (self._process.stdin, self._process.stdout):
@@ -213,10 +209,8 @@ def _obey(fleet: Fleet, command: dict[str, Any]) -> None:
         _answer(done=True)
     elif "counts" in command:
         _answer(done=fleet.counts())
-    elif "outcomes" in command:
-        _answer(done=fleet.outcomes())
     else:
-        _answer(done=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        _answer(done=fleet.outcomes())
 
 
 def _line(descriptor: int) -> bytes:

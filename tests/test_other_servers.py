@@ -42,11 +42,12 @@ def test_nginx(slow_readers: SlowReaders, tmp_path: Path) -> None:
     assert "process bounded, kernel over budget" in verdict.sentence
 
 
-def test_fastapi(slow_readers: SlowReaders) -> None:
-    """A StreamingResponse awaits its client: its process is bounded, if not to 64 KiB."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fastapi(slow_readers: SlowReaders, workers: int) -> None:
+    """A StreamingResponse awaits its client: its processes are bounded, if not to 64 KiB."""
     url = slow_readers.start(
         f"{sys.executable} -m uvicorn --app-dir {SERVERS} fastapi_stream:app --port {{port}} "
-        "--log-level warning"
+        f"--log-level warning --workers {workers}"
     )
     verdict = slow_readers.judge(
         f"{url}/export?size={SIZE}",
@@ -56,6 +57,9 @@ def test_fastapi(slow_readers: SlowReaders) -> None:
     )
     assert verdict.process is Outcome.BOUNDED, verdict
     assert verdict.kernel is Outcome.OVER_BUDGET, verdict
+    # What the workers hold is seen, and not only the process that was started.
+    assert verdict.process_cost
+    assert verdict.process_cost.value > 16 * 1024, verdict
 
 
 def node(slow_readers: SlowReaders, script: str) -> str:

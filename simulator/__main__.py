@@ -14,6 +14,8 @@ import click
 from simulator.errors import EXIT_INCONCLUSIVE, EXIT_USAGE, SimulatorError, UsageError
 
 NEEDED = ("jinja2", "junitparser", "matplotlib", "numpy", "rich", "scipy")
+READERS, QUICK_READERS = 400, 200
+"""What they cost has to stand out of what memory moves by itself, some megabytes."""
 Show = Callable[[str, float], None]
 
 
@@ -33,7 +35,7 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "-H", "--header", "headers", multiple=True, metavar="LINE", help="as in curl"
             ),
-            click.option("--readers", type=int, default=200, show_default=True, help="at the top"),
+            click.option("--readers", type=int, help="at the top  [default: 400; 200 if quick]"),
             click.option(
                 "-p",
                 "--profile",
@@ -77,6 +79,7 @@ def _asking(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--record", type=click.Path(path_type=Path), help="file; default: by the time")
 def run(
     *,
+    readers: int | None,
     pid: int | None,
     run_command: str | None,
     no_self_test: bool,
@@ -89,7 +92,9 @@ def run(
     from simulator.report import Judged, text
     from simulator.run import run_trial
 
-    plan = make_plan(**values, self_test=not no_self_test)
+    if readers is None:
+        readers = QUICK_READERS if values["quick"] else READERS
+    plan = make_plan(**values, readers=readers, self_test=not no_self_test)
     if pid is not None and run_command is not None:
         raise UsageError("--pid and --command name two servers", "give one of them")
     words = _words(run_command) if run_command is not None else None
@@ -192,11 +197,12 @@ def self_test(*, rounds: int) -> None:
 @main.command()
 @_asking
 @click.option("--seconds", type=float, default=60, show_default=True, help="to hold them")
-def hold(*, seconds: float, readers: int, **values: Any) -> None:
+def hold(*, seconds: float, readers: int | None, **values: Any) -> None:
     """Hold slow readers at URL for a while, without a verdict."""
     from simulator.fleet_process import Asking, FleetProcess
     from simulator.plan import make_plan
 
+    readers = READERS if readers is None else readers
     plan = make_plan(**values)
     asking = Asking(
         plan.url,

@@ -129,7 +129,9 @@ class Questions:
             return taken, "a reader"
         if steps[0] > LEAST_COST and steps[-1] <= REUSE * steps[0]:
             return taken, "a reader"
-        used = max(taken.value, min(touched))
+        used = min(touched)
+        if used <= taken.value:
+            return taken, "a reader"
         figure = Figure(used, taken.low, max(taken.high, used))
         said = f"{size(taken.value)} of it taken anew, the rest freed before and used again"
         return figure, f"a reader, {said} (a fresh server, as by --command, tells more)"

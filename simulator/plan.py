@@ -45,7 +45,7 @@ class Pace(NamedTuple):
 
 
 STANDARD = Pace(settle=5, quiet=8, looks=8, every=0.15, hold=10)
-QUICK = Pace(settle=1.5, quiet=6, looks=5, every=0.06, hold=1.6)
+QUICK = Pace(settle=1.2, quiet=6, looks=5, every=0.05, hold=1.5)
 
 
 def _mix(text: str) -> str:

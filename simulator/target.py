@@ -1,6 +1,7 @@
 """The server under test: its processes, and what they cost now."""
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,15 @@ from simulator.body import ANSWER_SECONDS, header_fields
 from simulator.endpoint import find_endpoint, place
 from simulator.errors import InconclusiveError, UsageError
 from simulator.plan import Plan
-from simulator.probe import STANDING, connections, forget_touched, memory_of, open_files, tree
+from simulator.probe import (
+    STANDING,
+    Connection,
+    connections,
+    forget_touched,
+    memory_of,
+    open_files,
+    tree,
+)
 
 ANY_ADDRESS = ("0.0.0.0", "::")
 ALLOCATOR = re.compile(r"MALLOC_|GLIBC_TUNABLES|LD_PRELOAD|PYTHONMALLOC")
@@ -52,13 +61,12 @@ class Target:
 
     def figures(self) -> Figures:
         """Raises InconclusiveError if the server has died."""
-        self.check_alive()
-        processes = tree(self.roots)
+        processes = self._processes()
         memory = files = None
         if "process" not in self.missing and not self.plan.memory_url:
             memory = memory_of(processes)
             files = open_files(processes)
-        known = connections(self.port, self._witness()) if "kernel" not in self.missing else None
+        known = self._connections(processes)
         reported = self._reported()
         return Figures(
             process=memory.private if memory else reported,
@@ -72,18 +80,23 @@ class Target:
 
     def queues(self) -> dict[int, tuple[int, int]] | None:
         """State and send queue of the server's side, by the client's port; None if unknown."""
-        if "kernel" in self.missing:
-            return None
-        return {
-            each.peer: (each.state, each.tx_queue)
-            for each in connections(self.port, self._witness())
-        }
+        known = self._connections(self._processes())
+        return None if known is None else {each.peer: (each.state, each.tx_queue) for each in known}
 
-    def check_alive(self) -> None:
-        if self.roots and not tree(self.roots):
+    def _processes(self) -> list[psutil.Process]:
+        """Those that are alive."""
+        found = tree(self.roots)
+        if self.roots and not found:
             raise InconclusiveError(
                 "the server died in mid-trial", "look at its own log; nothing is proved by this"
             )
+        return found
+
+    def _connections(self, processes: Sequence[psutil.Process]) -> list[Connection] | None:
+        """In the network namespace of the server, or in ours."""
+        if "kernel" in self.missing:
+            return None
+        return connections(self.port, processes[0].pid if processes else None)
 
     def program(self) -> str:
         """The name of what runs: without its arguments, which may hold secrets."""
@@ -99,10 +112,6 @@ class Target:
                 found = process.environ()
                 return {key: value for key, value in found.items() if ALLOCATOR.match(key)}
         return {}
-
-    def _witness(self) -> int | None:
-        """A process whose network namespace is the server's."""
-        return next((process.pid for process in tree(self.roots)), None)
 
     def _reported(self) -> int | None:
         """Process memory by its own metrics page."""

@@ -32,8 +32,8 @@ from simulator.verdict import PARTS, Status
 
 LEAST_MEMORY = GIB // 2
 """Bytes that this machine must have left: before that, the readers are sent away."""
-OWN_SHARE = 10
-"""A look may take a tenth of the time: after a slow one, the next comes later."""
+OWN_SHARE = 5
+"""A look may take a fifth of the time: after a slow one, the next comes later."""
 REST_SHARE, REST_BYTES = 0.005, 64 * KIB
 """Memory has come to rest when samples in a row lie within half a percent, or within half of
 what glibc takes from the system at a time."""

@@ -1,6 +1,7 @@
 """`python -m simulator`, or `weir-sim`: deliberately slow readers, and a verdict."""
 
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import click
 from simulator.errors import EXIT_INCONCLUSIVE, EXIT_USAGE, SimulatorError, UsageError
 
 NEEDED = ("jinja2", "junitparser", "matplotlib", "numpy", "rich", "scipy")
+EXIT_INTERRUPTED = 130
 READERS, QUICK_READERS = 400, 200
 """What they cost has to stand out of what memory moves by itself, some megabytes."""
 Show = Callable[[str, float], None]
@@ -23,7 +25,8 @@ Show = Callable[[str, float], None]
 def main() -> None:
     """Does an HTTP server's memory stay bounded when its readers are slow?
 
-    Exit codes: 0 bounded, 1 not bounded (or sheds), 2 wrong usage, 3 inconclusive.
+    Exit codes: 0 bounded, 1 not bounded (or sheds), 2 wrong usage, 3 inconclusive, 130
+    interrupted.
     """
 
 
@@ -139,6 +142,10 @@ def report(
     from simulator.record import read_record
     from simulator.report import FORMATS, Judged, plot, text
 
+    files = {path.resolve() for path in records}
+    for target in (output, png):
+        if target and target.resolve() in files:
+            raise UsageError(f"{target} is a record itself", "write the report to another file")
     judged = []
     for path in records:
         found = read_record(path)
@@ -148,15 +155,12 @@ def report(
         shown = text.compare(judged, color=color)
     else:
         shown = FORMATS[format_](judged, color=color)
-    try:
-        if output:
-            output.write_text(shown, "utf-8")
-        else:
-            click.echo(shown)
-        if png:
-            png.write_bytes(plot.draw(judged, "png"))
-    except OSError as fault:
-        raise UsageError(f"{fault.filename} cannot be written: {fault.strerror}") from None
+    if png:
+        _write(png, plot.draw(judged, "png"))
+    if output:
+        _write(output, shown.encode())
+    else:
+        click.echo(shown)
     sys.exit(max(each.verdict.exit_code for each in judged))
 
 
@@ -196,14 +200,18 @@ def self_test(*, rounds: int) -> None:
 
 @main.command()
 @_asking
-@click.option("--seconds", type=float, default=60, show_default=True, help="to hold them")
+@click.option("--seconds", type=float, default=60, show_default=True, help="up to a day")
 def hold(*, seconds: float, readers: int | None, **values: Any) -> None:
     """Hold slow readers at URL for a while, without a verdict."""
+    from simulator.body import header_fields
     from simulator.fleet_process import Asking, FleetProcess
     from simulator.plan import make_plan
 
-    readers = READERS if readers is None else readers
-    plan = make_plan(**values)
+    if not 0 <= seconds <= 86_400:
+        raise UsageError(f"--seconds {seconds:g} will not do", "give up to a day's 86400")
+    plan = make_plan(**values, readers=READERS if readers is None else readers)
+    readers = plan.readers
+    header_fields(plan.headers)
     asking = Asking(
         plan.url,
         plan.headers,
@@ -223,6 +231,14 @@ def hold(*, seconds: float, readers: int | None, **values: Any) -> None:
         click.echo(f"{counts.standing} of {readers} hold on still; {counts.received:,} bytes read")
 
 
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as fault:
+        said = f"{path} cannot be written: {fault.strerror}"
+        raise UsageError(said, "name a file in a folder that is there") from None
+
+
 def _budgets(given: dict[str, Any]) -> dict[str, Any]:
     from pydantic import ByteSize, TypeAdapter, ValidationError
 
@@ -232,7 +248,9 @@ def _budgets(given: dict[str, Any]) -> dict[str, Any]:
             continue
         try:
             found[name] = int(TypeAdapter(ByteSize).validate_python(given[name]))
-        except ValidationError:
+            if found[name] <= 0:
+                raise ValueError
+        except (ValidationError, ValueError):
             option = "--" + name.replace("_", "-")
             raise UsageError(f"{option} {given[name]!r} does not parse", "as in 64KiB") from None
     return found
@@ -253,7 +271,8 @@ def _writable(path: Path) -> Iterator[Any]:
     try:
         file = path.open("x", encoding="utf-8")
     except OSError as fault:
-        raise UsageError(f"--record {path} cannot be written: {fault.strerror}") from None
+        said = f"--record {path} cannot be written: {fault.strerror}"
+        raise UsageError(said, "name a new file: no record is written over") from None
     try:
         with file:
             yield file
@@ -280,17 +299,30 @@ def _progress() -> Iterator[Show]:
 
 
 def cli() -> None:
-    """The command, with every error of ours as one line."""
+    """The command, with every error as one line, and never with an exit code that is a verdict."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        main(standalone_mode=True)
+        main(standalone_mode=False)
+    except click.ClickException as error:
+        said = error.format_message().replace("\n", " ")
+        _end(f"{said}; see --help", EXIT_USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        _end("interrupted; a record that was begun says so, too", EXIT_INTERRUPTED)
     except SimulatorError as error:
-        click.echo(f"weir-sim: {error}", err=True)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
     except ModuleNotFoundError as error:
         if error.name not in NEEDED:
             raise
-        click.echo(f"weir-sim: {error.name} is missing; pip install 'weir[simulator]'", err=True)
-        sys.exit(EXIT_USAGE)
+        _end(f"{error.name} is missing; pip install 'weir[simulator]'", EXIT_USAGE)
+    except Exception as error:  # ours to mend, and no verdict
+        _end(f"a fault of weir-sim itself: {type(error).__name__}: {error}", EXIT_INCONCLUSIVE)
+
+
+def _end(message: str, exit_code: int) -> None:
+    shown = "".join(each if each.isprintable() else " " for each in message)
+    click.echo(f"weir-sim: {shown}", err=True)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

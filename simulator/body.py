@@ -1,6 +1,8 @@
 """What the URL answers, asked once before any slow reader: is there a body, and how long."""
 
 import http.client
+import re
+import ssl
 from time import monotonic
 from typing import NamedTuple
 
@@ -8,6 +10,8 @@ from simulator.endpoint import find_endpoint, place, tls_context
 from simulator.errors import InconclusiveError, UsageError
 from simulator.plan import MIB, Plan
 
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+"""A header's line: a token, a colon, and what Latin-1 can say (RFC 9110, section 5)."""
 ANSWER_SECONDS = 20.0
 LOOK_SECONDS = 5.0
 """Longest time to read a body for its length, when no Content-Length tells it."""
@@ -38,11 +42,12 @@ def measure_body(plan: Plan, url: str) -> Body:
         connection.request("GET", target, headers=headers)
         answer = connection.getresponse()
         _check_status(url, answer)
-        if answer.length is not None:
-            return Body(answer.length, at_least=False)
-        return _read_body(answer)
+        return _read_body(answer, answer.length)
     except http.client.IncompleteRead:
         raise InconclusiveError(f"{url}: the body breaks off", "can curl download it?") from None
+    except ssl.SSLCertVerificationError as fault:
+        said = fault.verify_message
+        raise UsageError(f"{url}: the certificate does not do ({said})", "-k takes any") from None
     except (OSError, http.client.HTTPException) as fault:
         said = str(fault) or type(fault).__name__
         raise UsageError(f"{url}: no answer ({said})", "can curl download it?") from None
@@ -55,7 +60,7 @@ def header_fields(lines: tuple[str, ...]) -> dict[str, str]:
     found = {}
     for line in lines:
         name, colon, value = line.partition(":")
-        if not colon or not name.strip() or "\n" in line or "\r" in line:
+        if not colon or not HEADER.fullmatch(line):
             raise UsageError(f"header {line!r} is none", "give -H 'Name: value'")
         found[name.strip()] = value.strip()
     return found
@@ -84,10 +89,13 @@ def _check_status(url: str, answer: http.client.HTTPResponse) -> None:
     raise UsageError(said, "give the URL of a body that is there")
 
 
-def _read_body(answer: http.client.HTTPResponse) -> Body:
+def _read_body(answer: http.client.HTTPResponse, length: int | None) -> Body:
+    """Read on until the end, LOOK_BYTES or LOOK_SECONDS; length: by Content-Length, if given."""
     total, deadline = 0, monotonic() + LOOK_SECONDS
     while data := answer.read1(MIB):
         total += len(data)
         if total >= LOOK_BYTES or monotonic() > deadline:
-            return Body(total, at_least=True)
+            return Body(length or total, at_least=length is None)
+    if length is not None and total < length:
+        raise http.client.IncompleteRead(b"", length - total)
     return Body(total, at_least=False)

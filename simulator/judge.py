@@ -97,7 +97,8 @@ class _Judge:
         for bad in (Outcome.UNBOUNDED, Outcome.OVER_BUDGET):
             if bad in parts.values():
                 return bad, EXIT_NOT_BOUNDED
-        if fault or any(check.status is Status.UNCLEAR for check in checks):
+        broken_off = fault or not self.record.end
+        if broken_off or any(check.status is Status.UNCLEAR for check in checks):
             return Outcome.INCONCLUSIVE, EXIT_INCONCLUSIVE
         if self.questions.sheds:
             return (
@@ -109,8 +110,10 @@ class _Judge:
     def _sentence(
         self, outcome: Outcome, parts: dict[Part, Outcome], checks: Iterable[Check]
     ) -> str:
-        if self.record.fault and outcome is Outcome.INCONCLUSIVE:
+        if outcome is Outcome.INCONCLUSIVE and self.record.fault:
             return self.record.fault.message
+        if outcome is Outcome.INCONCLUSIVE and not self.record.end:
+            return "the record breaks off before the end of the trial"
         words = [f"{part} {parts[part]}" for part in PARTS]
         match outcome:
             case Outcome.BOUNDED:

@@ -15,6 +15,7 @@ from simulator.errors import UsageError
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+_given: set[int] = set()
 
 
 @contextmanager
@@ -54,10 +55,13 @@ def started(command: Sequence[str], url: str) -> Iterator[int]:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback address that nobody listens on now; never the same one twice."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port: int = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def _accepts(host: str, port: int) -> bool:

@@ -156,6 +156,13 @@ class FaultLine(_Line):
     growth: bool = False
 
 
+class EndLine(_Line):
+    """The trial came to its end: a record without one is a part of a trial, and proves nothing."""
+
+    type: Literal["end"] = "end"
+    at: float
+
+
 Line = Annotated[
     PlanLine
     | MachineLine
@@ -164,7 +171,8 @@ Line = Annotated[
     | PhaseLine
     | Sample
     | ReaderLine
-    | FaultLine,
+    | FaultLine
+    | EndLine,
     Field(discriminator="type"),
 ]
 _LINE: TypeAdapter[Line] = TypeAdapter(Line)
@@ -198,6 +206,7 @@ class Record:
         self.server: ServerLine | None = None
         self.self_test: SelfTestLine | None = None
         self.fault: FaultLine | None = None
+        self.end: EndLine | None = None
         self.phases: list[PhaseLine] = []
         self.samples: list[Sample] = []
         self.readers: list[ReaderLine] = []
@@ -215,6 +224,8 @@ class Record:
                 self.self_test = line
             case FaultLine():
                 self.fault = line
+            case EndLine():
+                self.end = line
             case PhaseLine():
                 self.phases.append(line)
             case Sample():
@@ -243,7 +254,8 @@ def read_record(path: Path) -> Record:
         # By the line feed alone: what a server said may hold any other end of a line.
         lines = path.read_text("utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as fault:
-        raise UsageError(f"{path}: {fault}") from None
+        said = fault.strerror if isinstance(fault, OSError) else "it is no text"
+        raise UsageError(f"{path} cannot be read: {said}", "name a record of `run`") from None
     record: Record | None = None
     for number, text in enumerate(lines, 1):
         try:
@@ -257,6 +269,8 @@ def read_record(path: Path) -> Record:
             if not isinstance(line, PlanLine):
                 break
             record = Record(line.plan)
+        elif isinstance(line, PlanLine):
+            raise UsageError(f"{path}, line {number}: a second plan", "give each record by itself")
         record.add(line)
     if record is None:
         raise UsageError(f"{path}: no plan in its first line", "is it a record of `run`?")

@@ -210,6 +210,8 @@ def _listeners(port: int, address: str) -> tuple[int, ...]:
 
 def _listening(pid: int, port: int) -> int:
     """Check that a process, or one below it, listens on a port."""
+    if pid <= 0:
+        raise UsageError(f"--pid {pid} is no process", "give the server's")
     try:
         for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
             for each in process.net_connections("tcp"):

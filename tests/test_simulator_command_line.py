@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -216,31 +217,74 @@ def test_memory_by_a_metrics_page(spawn: StartProcess, table: Path, tmp_path: Pa
     assert min(reported) > 10 * 1024 * 1024
 
 
-def test_another_users_process(tmp_path: Path) -> None:
-    """Where memory cannot be read, it is said to be missing, and nothing is green."""
+def test_another_users_process() -> None:
+    """Where memory cannot be read, it is said to be missing; tests/test_simulator_verdict.py
+    holds that a trial without it is inconclusive."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else to see this")
-    command = ["sh", "-c", 'umask 0; mkdir shared; cd shared; exec "$@"', "sh", sys.executable]
     code = (
-        "import os, sys; import simulator.report, simulator.run; from simulator.__main__ import "
-        "cli; os.setgid(65534); os.seteuid(65534); cli()"
+        "import encodings.idna, os, sys; from simulator.plan import make_plan; "
+        "from simulator.target import find_target; os.seteuid(65534); "
+        "print(find_target(make_plan(url=sys.argv[1])).missing)"
     )
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == "root" and str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o011)
     with serving("bounded") as (url, _):
         result = subprocess.run(
-            [*command, "-c", code, "run", f"{url}?bytes={SIZE}", "--quick"]
-            + ["--no-self-test", "--readers", "16", "--record", "here.ndjson"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
+            [sys.executable, "-c", code, url], capture_output=True, text=True, check=True
         )
-    assert result.returncode == 3, result
-    assert "missing: process" in result.stdout
-    assert "INCONCLUSIVE" in result.stdout
+    assert "'process': " in result.stdout
+    assert "run as root" in result.stdout
+
+
+def test_an_interrupted_trial(tmp_path: Path) -> None:
+    """SIGTERM ends the readers and the server that was started; the record is no verdict."""
+    port = free_port()
+    command = f"{sys.executable} -m simulator.specimens bounded --port {port}"
+    trial = subprocess.Popen(
+        [sys.executable, "-m", "simulator", "run", f"http://127.0.0.1:{port}/?bytes={SIZE}"]
+        + ["--no-self-test", "--record", "here.ndjson", "--command", command],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert trial.stderr
+    for line in trial.stderr:
+        if "staircase" in line:
+            trial.terminate()
+            break
+    _, said = trial.communicate(timeout=60)
+    assert trial.returncode == 130
+    assert "interrupted" in said
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    shown = simulator("report", "here.ndjson", folder=tmp_path)
+    assert shown.returncode == 3
+    assert "the trial was interrupted" in shown.stdout
+
+
+def test_a_record_that_breaks_off(tmp_path: Path) -> None:
+    """Part of a record is not judged for the whole, and a report does not write over a record."""
+    with serving("bounded") as (url, _):
+        simulator(
+            *("run", f"{url}?bytes={SIZE}", "--readers", "16", "--quick", "--no-self-test"),
+            *("--record", "here.ndjson"),
+            folder=tmp_path,
+        )
+    lines = (tmp_path / "here.ndjson").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "part.ndjson").write_text("".join(lines[: len(lines) // 2]), "utf-8")
+    part = simulator("report", "part.ndjson", folder=tmp_path)
+    assert part.returncode == 3
+    assert "breaks off" in part.stdout
+    over = simulator("report", "here.ndjson", "--output", "here.ndjson", folder=tmp_path)
+    assert over.returncode == 2
+    assert (tmp_path / "here.ndjson").read_text("utf-8") == "".join(lines)
+
+
+def test_slots_that_are_not_given_back(slow_readers: SlowReaders) -> None:
+    """A server that loses a place with each reset, and then refuses everybody, is not green."""
+    url = slow_readers.start(f"{sys.executable} {SERVERS / 'slots.py'} {{port}} 150")
+    verdict = slow_readers.judge(url)
+    assert verdict.exit_code == 3, verdict
+    assert "refused (503)" in verdict.check("pressure").reason
 
 
 def test_profiles_and_hold(tmp_path: Path) -> None:

@@ -281,10 +281,10 @@ def test_paces() -> None:
     ],
 )
 def test_secrets_are_not_written_down(line: str) -> None:
-    """A plan that is written down has the names of its secret headers, and not what they hold."""
+    """A plan that is written down has the names of its headers, and not what they hold."""
     plan = make_plan(url=URL, headers=("Accept: text/csv", line, "X-Trace: a:b"))
     written = plan.without_secrets()
-    assert written.headers[0::2] == ("Accept: text/csv", "X-Trace: a:b")
+    assert written.headers[0::2] == ("Accept: (hidden)", "X-Trace: (hidden)")
     assert written.headers[1].lower().startswith(line.partition(":")[0].lower())
     assert "s3cret" not in written.model_dump_json()
     assert "s3cret" in plan.headers[1]

@@ -86,8 +86,9 @@ def write(path: Path, record: Record) -> Path:
         for lines in (record.phases, record.samples, record.readers):
             for each in lines:
                 written.add(each)
-        if record.fault:
-            written.add(record.fault)
+        for last in (record.fault, record.end):
+            if last:
+                written.add(last)
     return path
 
 

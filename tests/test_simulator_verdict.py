@@ -12,6 +12,7 @@ from simulator.judge import judge
 from simulator.plan import KIB, MIB, make_plan
 from simulator.reader import State
 from simulator.record import (
+    EndLine,
     FaultLine,
     Kind,
     Line,
@@ -125,7 +126,11 @@ class _Lines:
             process = made.process + number * made.leak
             self._plateau("ratchet", f"ratchet {number}", READERS, process=process)
         self._plateau("rest", f"rest {ROUNDS + 1}", 0, files=made.files)
-        return self.lines + ([made.fault] if made.fault else [])
+        if made.fault:
+            self.lines.append(made.fault)
+        if not made.stop:
+            self.lines.append(EndLine(at=self.at))
+        return self.lines
 
     def _plateau(
         self,

@@ -15,7 +15,7 @@ async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     try:
         await reader.readuntil(b"\r\n\r\n")
         bound_kernel(writer)
-        writer.transport.set_write_buffer_limits(0)
+        writer.transport.set_write_buffer_limits(16_384)  # of 0, TLS never writes again
         writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n".encode())
         for chunk in chunks(SIZE):
             writer.write(chunk)

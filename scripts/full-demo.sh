@@ -80,7 +80,7 @@ memory "after two fast downloads"
 
 say "$readers readers that stop reading, and two slow downloads, beside a fast one"
 python -m simulator hold "$url/tasks/export.csv" --readers "$readers" --seconds 120 \
-    -H "$token" >"$folder/held.txt" &
+    -H "$token" >"$folder/held.txt" 2>"$folder/held.err" &
 started+=($!)
 for file in export.csv stream.ndjson; do
     curl -sf --limit-rate 1M "$url/tasks/$file" -H "$token" -o "$folder/slow-$file" &
@@ -90,7 +90,7 @@ for _ in $(seq 600); do
     [ -s "$folder/held.txt" ] && break
     sleep 0.1
 done
-[ -s "$folder/held.txt" ] || fail "the readers did not get ready"
+[ -s "$folder/held.txt" ] || fail "the readers did not get ready: $(cat "$folder/held.err")"
 cat "$folder/held.txt"
 for second in 1 2 3; do
     sleep 2

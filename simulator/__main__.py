@@ -301,7 +301,8 @@ def _progress() -> Iterator[Show]:
 def cli() -> None:
     """The command, with every error as one line, and never with an exit code that is a verdict."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     try:
         main(standalone_mode=False)
     except click.ClickException as error:
@@ -317,6 +318,10 @@ def cli() -> None:
         _end(f"{error.name} is missing; pip install 'weir[simulator]'", EXIT_USAGE)
     except Exception as error:  # ours to mend, and no verdict
         _end(f"a fault of weir-sim itself: {type(error).__name__}: {error}", EXIT_INCONCLUSIVE)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _end(message: str, exit_code: int) -> None:

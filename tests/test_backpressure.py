@@ -28,13 +28,21 @@ cli()
 EXPORT = "/tasks/export.csv"
 READERS = 400
 """At the top: what they cost must stand out of what memory moves by itself, some megabytes."""
-MILDER = {"read-then-stall": "read-then-stall:first=256KiB"}
-"""A megabyte for each of 400 readers through 4 KiB buffers takes half a minute."""
+MILDER = {"read-then-stall": "read-then-stall:first=256KiB", "abort": "abort:pause=5"}
+"""A megabyte for each of 400 readers through 4 KiB buffers takes half a minute, and 200 new
+connections a second are half of what a service takes in."""
 HALF_CLOSE = "half-close-then-stall"
 
 
-def judge(slow_readers: SlowReaders, url: str, profile: str, **options: Any) -> Verdict:
-    """The verdict on a service by the bound that it publishes itself."""
+def judge(
+    slow_readers: SlowReaders, program: str, table: Path, profile: str, **options: Any
+) -> Verdict:
+    """The verdict on a fresh service by the bound that it publishes itself."""
+    url = slow_readers.start(
+        f"{sys.executable} {program} --port {{port}} --database sqlite:///{table} "
+        # What all streams share is no reader's cost, and 16 MiB of it would hide theirs.
+        "--read-ahead-bytes 1MiB"
+    )
     metrics = subprocess.run(
         ["curl", "-sf", f"{url}/metrics", "-H", AUTHORIZATION_LINE],
         capture_output=True,
@@ -48,7 +56,8 @@ def judge(slow_readers: SlowReaders, url: str, profile: str, **options: Any) -> 
         url + EXPORT,
         readers=READERS,
         headers=(AUTHORIZATION_LINE,),
-        profile=profile,
+        small_url=f"{url}{EXPORT}?limit=50000",
+        profile=MILDER.get(profile, profile),
         user_budget=bound,
         kernel_budget=bound,
         **options,
@@ -56,7 +65,7 @@ def judge(slow_readers: SlowReaders, url: str, profile: str, **options: Any) -> 
     if verdict.bounded:
         assert verdict.process_cost
         assert verdict.kernel_cost
-        assert verdict.process_cost.high + verdict.kernel_cost.high <= bound, verdict
+        assert verdict.process_cost.value + verdict.kernel_cost.value <= bound, verdict
     return verdict
 
 
@@ -64,39 +73,27 @@ def judge(slow_readers: SlowReaders, url: str, profile: str, **options: Any) -> 
 def test_memory_stays_within_the_published_bound(
     slow_readers: SlowReaders, table: Path, profile: str
 ) -> None:
-    """Under every profile, and under all of them at once, the service is bounded."""
-    url = slow_readers.start(
-        f"{sys.executable} -m service --port {{port}} --database sqlite:///{table} "
-        # What all streams share is no reader's cost, and 16 MiB of it would hide theirs.
-        "--read-ahead-bytes 1MiB"
-    )
+    """Under every profile, and under all of them at once, the service is bounded, however long
+    the body is."""
     drops = profile in (HALF_CLOSE, "mix")
-    verdict = judge(slow_readers, url, MILDER.get(profile, profile), allow_shed=drops, rounds=1)
+    for _ in range(2):
+        verdict = judge(slow_readers, "-m service", table, profile, allow_shed=drops, rounds=1)
+        if verdict.outcome is not Outcome.INCONCLUSIVE:
+            break  # nothing was proved, as beside much other load: once more
     assert verdict.outcome is (Outcome.SHED if drops else Outcome.BOUNDED), verdict
     assert verdict.passed, verdict
     if drops:
         # A client that shuts its sending side counts as gone, and nobody else is dropped.
         assert verdict.check("shed").reason.endswith(f" {HALF_CLOSE})"), verdict
-
-
-def test_the_length_of_a_body_does_not_matter(slow_readers: SlowReaders, table: Path) -> None:
-    """A body four times as long costs a stopped reader nothing more."""
-    url = slow_readers.start(
-        f"{sys.executable} -m service --port {{port}} --database sqlite:///{table}"
-    )
-    verdict = judge(slow_readers, url, "stall", small_url=f"{url}{EXPORT}?limit=50000")
-    assert verdict.bounded, verdict
-    assert verdict.check("dose").status == "passed", verdict
+    if profile == "stall":
+        assert verdict.check("dose").status == "passed", verdict
 
 
 def test_without_the_wait_the_verdict_is_red(slow_readers: SlowReaders, table: Path) -> None:
     """The assertion above can fail: it does when the service does not await its client."""
     mutant = table.with_name("mutant.py")
     mutant.write_text(WITHOUT_WAITING)
-    url = slow_readers.start(
-        f"{sys.executable} {mutant} --port {{port}} --database sqlite:///{table}"
-    )
-    verdict = judge(slow_readers, url, "stall")
+    verdict = judge(slow_readers, str(mutant), table, "stall")
     assert verdict.process is Outcome.UNBOUNDED, verdict
     assert verdict.exit_code == 1
 

@@ -165,6 +165,14 @@ def test_a_record_is_judged_and_shown_again(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "page.html").read_text("utf-8")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert simulator("report", "page.html", folder=tmp_path).returncode == 2
+    lines = (tmp_path / "here.ndjson").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "part.ndjson").write_text("".join(lines[: len(lines) // 2]), "utf-8")
+    part = simulator("report", "part.ndjson", folder=tmp_path)
+    assert part.returncode == 3
+    assert "breaks off" in part.stdout
+    over = simulator("report", "here.ndjson", "--output", "here.ndjson", folder=tmp_path)
+    assert over.returncode == 2
+    assert (tmp_path / "here.ndjson").read_text("utf-8") == "".join(lines)
     twice = simulator("run", f"{url}?bytes={SIZE}", "--record", "here.ndjson", folder=tmp_path)
     assert twice.returncode == 2, "a record is not written over"
 
@@ -259,24 +267,6 @@ def test_an_interrupted_trial(tmp_path: Path) -> None:
     shown = simulator("report", "here.ndjson", folder=tmp_path)
     assert shown.returncode == 3
     assert "the trial was interrupted" in shown.stdout
-
-
-def test_a_record_that_breaks_off(tmp_path: Path) -> None:
-    """Part of a record is not judged for the whole, and a report does not write over a record."""
-    with serving("bounded") as (url, _):
-        simulator(
-            *("run", f"{url}?bytes={SIZE}", "--readers", "16", "--quick", "--no-self-test"),
-            *("--record", "here.ndjson"),
-            folder=tmp_path,
-        )
-    lines = (tmp_path / "here.ndjson").read_text("utf-8").splitlines(keepends=True)
-    (tmp_path / "part.ndjson").write_text("".join(lines[: len(lines) // 2]), "utf-8")
-    part = simulator("report", "part.ndjson", folder=tmp_path)
-    assert part.returncode == 3
-    assert "breaks off" in part.stdout
-    over = simulator("report", "here.ndjson", "--output", "here.ndjson", folder=tmp_path)
-    assert over.returncode == 2
-    assert (tmp_path / "here.ndjson").read_text("utf-8") == "".join(lines)
 
 
 def test_slots_that_are_not_given_back(slow_readers: SlowReaders) -> None:

@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
 
     rows: of rates, beside and stalled. long_rows: of first-byte and scale. busy: seconds that
     each size of scale takes at least. settle: seconds for a service to give back what it has
-    freed, which Weir does every 10 s. stalled: readers, SO_RCVBUF, bytes read first.
+    freed, which Weir does within 10 s. stalled: readers, SO_RCVBUF, bytes read first.
     """
 
     rows: int = 3_000_000

@@ -36,10 +36,9 @@ def measure_body(plan: Plan, url: str) -> Body:
         )
     else:
         connection = http.client.HTTPConnection(where.host, where.port, timeout=ANSWER_SECONDS)
-    target = (where.parts.path or "/") + (f"?{where.parts.query}" if where.parts.query else "")
     headers = {"Accept-Encoding": "identity", "Connection": "close", **header_fields(plan.headers)}
     try:
-        connection.request("GET", target, headers=headers)
+        connection.request("GET", where.target, headers=headers)
         answer = connection.getresponse()
         _check_status(url, answer)
         return _read_body(answer, answer.length)

@@ -20,6 +20,11 @@ class Place(NamedTuple):
     port: int
     tls: bool
 
+    @property
+    def target(self) -> str:
+        """What a request asks for: path and query."""
+        return (self.parts.path or "/") + (f"?{self.parts.query}" if self.parts.query else "")
+
 
 def place(url: str) -> Place:
     """Raises UsageError for what is no http or https URL."""
@@ -71,16 +76,15 @@ def find_endpoint(
                 fault = error
                 continue
         tls = tls_context(insecure=insecure) if where.tls else None
-        asked = request(where.parts, headers)
+        asked = request(where, headers)
         return Endpoint(family, address, asked, receive_buffer, tls, where.host)
     said = (fault and fault.strerror) or "no answer"
     raise UsageError(f"nobody listens at {url} ({said.lower()})", "is the server running?")
 
 
-def request(parts: SplitResult, headers: tuple[str, ...]) -> bytes:
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    host = parts.netloc.rpartition("@")[2]
-    lines = [f"GET {target} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity"]
+def request(where: Place, headers: tuple[str, ...]) -> bytes:
+    host = where.parts.netloc.rpartition("@")[2]
+    lines = [f"GET {where.target} HTTP/1.1", f"Host: {host}", "Accept-Encoding: identity"]
     return "\r\n".join([*lines, "Connection: close", *headers, "", ""]).encode()
 
 

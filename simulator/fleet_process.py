@@ -38,7 +38,6 @@ REACH_SECONDS = 300.0
 """Longest time for all to be there; thousands that read megabytes first take minutes."""
 POLL_SECONDS = 0.05
 END_SECONDS = 10.0
-LINE_LIMIT = 16 * 1024 * 1024
 STALL = (Share(1, PROFILES["stall"]),)
 
 

@@ -166,7 +166,12 @@ def parse_connections(lines: Iterable[str], port: int) -> Iterator[Connection]:
 
 def queues(port: int, pid: int | None = None) -> Queues:
     """The sum of `connections`."""
-    found = connections(port, pid)
+    return sum_up(connections(port, pid))
+
+
+def sum_up(found: Iterable[Connection]) -> Queues:
+    """What these connections hold together."""
+    found = list(found)
     return Queues(
         sum(each.tx_queue for each in found), sum(each.state in STANDING for each in found)
     )

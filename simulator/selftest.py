@@ -14,7 +14,7 @@ from simulator.probe import memory
 from simulator.record import Record, SelfTestLine
 from simulator.specimens import EXPECTED
 from simulator.target import find_target
-from simulator.trial import Show, Trial
+from simulator.trial import Trial
 from simulator.verdict import Verdict
 
 SMALL_BODY, BODY = 4 * MIB, 16 * MIB
@@ -35,7 +35,7 @@ def tell_apart() -> SelfTestLine:
     return SelfTestLine(bounded=bounded, unbounded=unbounded, passed=passed)
 
 
-def try_specimen(name: str, record: Record | None = None, show: Show | None = None) -> Verdict:
+def try_specimen(name: str) -> Verdict:
     """A whole quick trial of one specimen."""
     with serving(name) as (url, pid):
         plan = make_plan(
@@ -44,8 +44,8 @@ def try_specimen(name: str, record: Record | None = None, show: Show | None = No
             readers=READERS,
             quick=True,
         )
-        record = record or Record(plan)
-        trial = Trial(plan, find_target(plan, pid), record, show or (lambda what, part: None))
+        record = Record(plan)
+        trial = Trial(plan, find_target(plan, pid), record)
         trial.prepare()
         trial.run()
     return judge(record)

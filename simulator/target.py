@@ -17,12 +17,12 @@ from simulator.endpoint import find_endpoint, place
 from simulator.errors import InconclusiveError, UsageError
 from simulator.plan import Plan
 from simulator.probe import (
-    STANDING,
     Connection,
     connections,
     forget_touched,
     memory_of,
     open_files,
+    sum_up,
     tree,
 )
 
@@ -67,14 +67,15 @@ class Target:
             memory = memory_of(processes)
             files = open_files(processes)
         known = self._connections(processes)
+        queues = sum_up(known) if known is not None else None
         reported = self._reported()
         return Figures(
             process=memory.private if memory else reported,
-            kernel=sum(each.tx_queue for each in known) if known is not None else None,
+            kernel=queues.tx_queue if queues else None,
             rss=memory.rss if memory else None,
             uss=memory.uss if memory else None,
             touched=memory.touched if memory and self._forgot else None,
-            sockets=sum(each.state in STANDING for each in known) if known is not None else None,
+            sockets=queues.sockets if queues else None,
             files=files,
         )
 

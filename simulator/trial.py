@@ -9,6 +9,7 @@ from time import monotonic, sleep
 import psutil
 
 from simulator.body import Body, check_body, measure_body
+from simulator.checks import Questions
 from simulator.errors import InconclusiveError
 from simulator.fleet import Counts, Outcome
 from simulator.fleet_process import Asking, FleetProcess
@@ -174,7 +175,7 @@ class Trial:
 
     def _climbs(self, rounds: int) -> bool:
         """Whether more rounds can tell more: a garbage collector needs some to come round."""
-        check = judge(self.record).check("ratchet")
+        check = Questions(self.record, self.plan).ratchet()
         open_still = check.status in (Status.FAILED, Status.UNCLEAR) and check.figure is not None
         return open_still and rounds < MOST_ROUNDS
 

@@ -22,6 +22,7 @@ from service.logs import configure
 from service.settings import Settings
 from service.stores import open_store
 from service.table import NewTask
+from simulator.launch import free_port
 
 TOKEN = "secret-user-123"
 AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
@@ -155,13 +156,6 @@ def spawn(tmp_path: Path) -> Iterator[StartProcess]:
         if process.popen.poll() is None:
             process.popen.kill()
             process.popen.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for_port(process: Process) -> None:

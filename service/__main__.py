@@ -16,6 +16,7 @@ from service.generate import tasks
 from service.logs import configure
 from service.settings import Settings
 from service.stores import open_store
+from service.workers import run_workers
 
 EXIT_CONFIGURATION = 2
 
@@ -23,19 +24,22 @@ EXIT_CONFIGURATION = 2
 def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """One flag and one environment variable for each setting."""
     for name, field in reversed(Settings.model_fields.items()):
+        default = field.get_default()
+        many = isinstance(default, tuple)
         command = click.option(
             "--" + name.replace("_", "-"),
             name,
             envvar="WEIR_" + name.upper(),
+            multiple=many,
             default=None,
             metavar="VALUE",
-            help=f"{field.description}  [default: {field.get_default()}]",
+            help=f"{field.description}  [default: {'none' if many else default}]",
         )(command)
     return command
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    values = {name: value for name, value in given.items() if value is not None}
+    values = {name: value for name, value in given.items() if value not in (None, ())}
     try:
         return Settings.model_validate(values)
     except ValidationError as fault:
@@ -47,7 +51,22 @@ def _settings(given: dict[str, Any]) -> Settings:
         ) from None
 
 
-@click.group(invoke_without_command=True, context_settings={"max_content_width": 100})
+class _Commands(click.Group):
+    """Does not quote an address that was taken for a command: there may be a password in it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if "://" in args[0]:
+            raise ConfigurationError(
+                "an address stands where a command could", hint="use --database ADDRESS"
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands, invoke_without_command=True, context_settings={"max_content_width": 100}
+)
 @click.version_option(__version__, package_name="weir")
 @_settings_options
 @click.pass_context
@@ -59,7 +78,7 @@ def main(context: click.Context, /, **given: Any) -> None:
     if context.invoked_subcommand is None:
         settings = _settings(given)
         configure(settings.log_format)
-        asyncio.run(run(settings))
+        asyncio.run(run(settings) if settings.workers == 1 else run_workers(settings))
 
 
 @main.command()

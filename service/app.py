@@ -1,6 +1,7 @@
 """All the wiring: store, routes, limits, listening, shutting down."""
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -12,11 +13,12 @@ from aiohttp import web
 
 from service.errors import ConfigurationError
 from service.memory import process_memory, release_free_memory
-from service.metrics import Metrics
+from service.metrics import Metrics, Parts
 from service.settings import KIB, MIB, Settings
 from service.stores import Store, open_store
 from service.stream.admission import Admission, Bound, container_memory, fit_memory, fit_open_files
 from service.stream.pages import ReadAhead
+from service.team import CONNECTIONS, IN_KERNEL, IN_PROCESS, PID, STREAMS, Team
 from service.web import openapi
 from service.web.authentication import DEVELOPMENT_SECRET, Tokens
 from service.web.connections import RECEIVE_BUFFER_BYTES, Connection, Connections
@@ -24,6 +26,7 @@ from service.web.exports import Exports
 from service.web.guard import register
 from service.web.operations import Operations
 from service.web.routes import all_routes
+from service.web.streams import streams_of_all
 from service.web.tasks import Tasks
 
 log = structlog.get_logger()
@@ -38,6 +41,10 @@ RELEASE_SOONEST, RELEASE_LATEST = 0.2, 10.0
 """Seconds until freed memory is given back, after read-ahead was dropped and without that."""
 RELEASE_REST = 20
 """Times as long as giving back took that it is left alone: a large process takes longer."""
+REPORT_SECONDS = 2.0
+"""Seconds until what a stream has sent is in the metrics; at its end it is at once."""
+REPORT_SLICE = 500
+"""Streams reported before others get a turn; a millisecond or so."""
 CLEANUP_SECONDS = 1
 """What requests other than streams get to finish; aiohttp may wait for it twice."""
 
@@ -47,13 +54,18 @@ async def run(settings: Settings, ready: Callable[[str], None] = lambda address:
 
     Raises ConfigurationError when the service cannot start as it was told to.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_signal()
     async with serve(settings) as address:
         ready(address)
         await stop.wait()
+
+
+def stop_signal() -> asyncio.Event:
+    """Set when this process is told to end."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 @asynccontextmanager
@@ -62,134 +74,177 @@ async def serve(settings: Settings) -> AsyncIterator[str]:
     tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
     store = await open_store(settings)
     try:
-        base = (await asyncio.to_thread(process_memory)).uss
-        settings, notes = fit_open_files(settings)
-        limit = int(settings.memory_limit) or await asyncio.to_thread(container_memory)
-        settings, more = fit_memory(settings, base, limit)
-        for note in notes + more:
-            log.warning(note)
-        bound = Bound.of(settings, base)
-        if settings.tokens is None:
-            log.warning(
-                "no token file: the development token works for everything",
-                token=DEVELOPMENT_SECRET,
-            )
-        log.info("worst case", memory=str(bound))
-        async with _listening(settings, bound, store, tokens) as address:
-            yield address
+        settings, bound = await fit(settings)
+        (listener,) = listen(settings)
+        team = Team(tokens=tokens.names)
+        async with serving(settings, bound, store, tokens, listener=listener, team=team):
+            log.info("listening", address=address_of(listener), database=settings.shown_database)
+            yield address_of(listener)
+            log.info("shutting down", grace=settings.grace)
+        log.info("stopped")
     finally:
         await store.close()
 
 
-@asynccontextmanager
-async def _listening(
-    settings: Settings, bound: Bound, store: Store, tokens: Tokens
-) -> AsyncIterator[str]:
-    listener = _listen(settings.host, settings.port)
-    metrics = Metrics()
-    admission = Admission(settings.max_streams, settings.max_streams_per_token)
-    ahead = ReadAhead(settings.read_ahead_bytes // settings.page_bytes)
-    operations = Operations(store, admission, metrics)
-    routes = all_routes(
-        Exports(store, admission, ahead, metrics), Tasks(store, settings), operations
-    )
-    operations.description = openapi.document(routes)
-    app = web.Application(client_max_size=settings.max_body_bytes)
-    register(app, routes, tokens, metrics)
-    # A handler is cancelled as soon as its client is gone, so that nothing outlives it.
-    runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_SECONDS
-    )
-    await runner.setup()
-    connections = Connections(settings)
-    _publish(metrics, bound, settings, admission, connections)
+async def fit(settings: Settings) -> tuple[Settings, Bound]:
+    """Settings that fit this machine, and their bound; what was cut is logged.
 
-    def connection() -> Connection:
-        assert runner.server is not None
-        return Connection(
-            connections,
-            runner.server,
-            access_log=None,
-            keepalive_timeout=settings.head_timeout,
-            lingering_time=LINGER_SECONDS,
-            read_bufsize=READ_BYTES,
+    To be called with the store open: the memory that the process takes by then is in the bound.
+    """
+    base = (await asyncio.to_thread(process_memory)).uss
+    if settings.workers > 1:
+        base *= settings.workers + 1  # and the one that watches over them
+    settings, notes = fit_open_files(settings)
+    limit = int(settings.memory_limit) or await asyncio.to_thread(container_memory)
+    settings, more = fit_memory(settings, base, limit)
+    for note in notes + more:
+        log.warning(note)
+    bound = Bound.of(settings, base)
+    if settings.tokens is None:
+        log.warning(
+            "no token file: the development token works for everything", token=DEVELOPMENT_SECRET
         )
-
-    server = await asyncio.get_running_loop().create_server(
-        connection, sock=listener, backlog=BACKLOG
-    )
-    housekeeping = (
-        asyncio.create_task(_log_memory(settings, admission, connections)),
-        asyncio.create_task(_release_memory(ahead)),
-    )
-    host, port = listener.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    log.info("listening", address=address, database=settings.database)
-    try:
-        yield address
-    finally:
-        admission.closed = True
-        server.close()
-        log.info("shutting down", streams=len(admission.streams), grace=settings.grace)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(settings.grace):
-                await admission.empty()
-        for stream in list(admission.streams.values()):
-            stream.flow.abort("shutdown")
-        await runner.cleanup()
-        for task in housekeeping:
-            task.cancel()
-        await connections.close()
-        log.info("stopped")
+    log.info("worst case", memory=str(bound))
+    return settings, bound
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket whose connections have a small receive buffer from the first byte."""
+@asynccontextmanager
+async def serving(
+    settings: Settings,
+    bound: Bound,
+    store: Store,
+    tokens: Tokens,
+    *,
+    listener: socket.socket,
+    team: Team,
+) -> AsyncIterator[None]:
+    """One event loop's part of the service: all of it, or that of one worker of several."""
+    team.set(PID, os.getpid())
+    metrics = Metrics(team)
+    admission = Admission(settings, team)
+    ahead = ReadAhead(settings.read_ahead_bytes // settings.page_bytes // team.size)
+    async with streams_of_all(admission, team) as streams:
+        operations = Operations(store, admission, metrics, streams, team)
+        routes = all_routes(
+            Exports(store, admission, ahead, metrics),
+            Tasks(store, settings, max(1, settings.max_writes // team.size)),
+            operations,
+        )
+        operations.description = openapi.document(routes)
+        app = web.Application(client_max_size=settings.max_body_bytes)
+        register(app, routes, tokens, metrics)
+        # A handler is cancelled as soon as its client is gone, so that nothing outlives it.
+        runner = web.AppRunner(
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_SECONDS
+        )
+        await runner.setup()
+        connections = Connections(settings, team)
+        _publish(metrics, bound, settings, store, team)
+
+        def connection() -> Connection:
+            assert runner.server is not None
+            return Connection(
+                connections,
+                runner.server,
+                access_log=None,
+                keepalive_timeout=settings.head_timeout,
+                lingering_time=LINGER_SECONDS,
+                read_bufsize=READ_BYTES,
+            )
+
+        server = await asyncio.get_running_loop().create_server(
+            connection, sock=listener, backlog=BACKLOG
+        )
+        housekeeping = (
+            asyncio.create_task(_log_memory(settings, team)),
+            asyncio.create_task(_release_memory(ahead)),
+            asyncio.create_task(_report(admission, metrics)),
+        )
+        try:
+            yield
+        finally:
+            admission.closed = True
+            server.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(settings.grace):
+                    await admission.empty()
+            for stream in list(admission.streams.values()):
+                stream.flow.abort("shutdown")
+            await runner.cleanup()
+            for task in housekeeping:
+                task.cancel()
+            await connections.close()
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """A listening socket for each worker, all on one address, among which the kernel chooses.
+
+    Their connections have a small receive buffer from the first byte.
+    """
+    host, port = settings.host, settings.port
+    listeners: list[socket.socket] = []
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def bound(*options: int) -> socket.socket:
+            listener = socket.socket(family, kind, protocol)
+            listeners.append(listener)
+            for option in (socket.SO_REUSEADDR, *options):
+                listener.setsockopt(socket.SOL_SOCKET, option, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
             listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
+            return listener
+
+        if settings.workers > 1:
+            # Another program that shares its port would share it with us: see that it is free.
+            with bound() as probe:
+                address = probe.getsockname()
+            listeners.clear()
+            for _ in range(settings.workers):
+                bound(socket.SO_REUSEPORT).listen(BACKLOG)
+        else:
+            bound()
     except OSError as fault:
+        for listener in listeners:
+            listener.close()
         raise ConfigurationError(
             f"cannot listen on {host} port {port}: {fault.strerror}",
             hint="another program may have the port: choose one with --port, 0 for any free one",
         ) from None
-    return listener
+    return listeners
 
 
-def _publish(
-    metrics: Metrics,
-    bound: Bound,
-    settings: Settings,
-    admission: Admission,
-    connections: Connections,
-) -> None:
-    metrics.watch("weir_streams", "Live streams.", lambda: len(admission.streams))
-    metrics.watch("weir_connections", "Open connections.", lambda: len(connections))
-    metrics.watch(
+def address_of(listener: socket.socket) -> str:
+    """The URL of what listens there."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _publish(metrics: Metrics, bound: Bound, settings: Settings, store: Store, team: Team) -> None:
+    def watch_total(name: str, description: str, column: str) -> None:
+        metrics.watch(name, description, lambda: {(): team.total(column)})
+
+    def publish(name: str, description: str, parts: dict[str, float]) -> None:
+        fixed: Parts = {(part,): value for part, value in parts.items()}
+        metrics.watch(name, description, lambda: fixed, ["part"])
+
+    watch_total("weir_streams", "Live streams.", STREAMS)
+    watch_total("weir_connections", "Open connections.", CONNECTIONS)
+    watch_total(
         "weir_buffered_process_bytes",
         "Bytes in the process that wait for their clients.",
-        lambda: connections.in_process,
+        IN_PROCESS,
     )
-    metrics.watch(
-        "weir_buffered_kernel_bytes",
-        "Bytes in the kernel's send queues.",
-        lambda: connections.in_kernel,
-    )
-    metrics.publish(
+    watch_total("weir_buffered_kernel_bytes", "Bytes in the kernel's send queues.", IN_KERNEL)
+    metrics.watch("weir_workers", "Workers that run.", lambda: {(): len(team.pids())})
+    publish(
         "weir_bound_bytes",
         "The worst case: total = max_streams x stream + fixed.",
         {"stream": bound.stream, "fixed": bound.fixed, "total": bound.total},
     )
-    metrics.publish(
+    publish(
         "weir_limit",
         "What is enforced, in streams and connections.",
         {
@@ -198,6 +253,28 @@ def _publish(
             "connections": settings.max_connections,
         },
     )
+    metrics.watch(
+        "weir_database_fit",
+        "Whether a database server is read from.",
+        lambda: {(server.name, server.role): server.fit for server in store.servers()},
+        ["server", "role"],
+    )
+    metrics.watch(
+        "weir_database_lag_seconds",
+        "Seconds that a replica is behind its primary.",
+        lambda: {(s.name,): s.lag for s in store.servers() if s.role == "replica"},
+        ["server"],
+    )
+
+
+async def _report(admission: Admission, metrics: Metrics) -> None:
+    """Have what streams under way have sent in the metrics, whichever worker is asked for them."""
+    while True:
+        await asyncio.sleep(REPORT_SECONDS)
+        for number, stream in enumerate(list(admission.streams.values())):
+            stream.report(metrics)
+            if number % REPORT_SLICE == 0:
+                await asyncio.sleep(0)
 
 
 async def _release_memory(ahead: ReadAhead) -> None:
@@ -212,16 +289,16 @@ async def _release_memory(ahead: ReadAhead) -> None:
         await asyncio.sleep(RELEASE_REST * (monotonic() - start))
 
 
-async def _log_memory(settings: Settings, admission: Admission, connections: Connections) -> None:
+async def _log_memory(settings: Settings, team: Team) -> None:
     while True:
         memory = await asyncio.to_thread(process_memory)
         log.info(
             "memory",
             rss_mib=round(memory.rss / MIB, 1),
             uss_mib=round(memory.uss / MIB, 1),
-            streams=len(admission.streams),
-            connections=len(connections),
-            process_kib=round(connections.in_process / KIB),
-            kernel_kib=round(connections.in_kernel / KIB),
+            streams=team.own(STREAMS),
+            connections=team.own(CONNECTIONS),
+            process_kib=round(team.own(IN_PROCESS) / KIB),
+            kernel_kib=round(team.own(IN_KERNEL) / KIB),
         )
         await asyncio.sleep(settings.log_interval)

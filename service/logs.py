@@ -7,13 +7,15 @@ from typing import Literal
 import structlog
 
 
-def configure(form: Literal["text", "json"]) -> None:
-    """Write all log lines to standard error in this form."""
+def configure(form: Literal["text", "json"], worker: int | None = None) -> None:
+    """Write all log lines to standard error in this form, each with the worker's number."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    if worker is not None:
+        shared.append(lambda logger, method, event: {**event, "worker": worker})
     renderer: structlog.typing.Processor
     if form == "json":
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)

@@ -4,6 +4,7 @@ Each field is a command line flag (`--page-bytes`) and an environment variable
 (`WEIR_PAGE_BYTES`); `__main__.py` makes both from here.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,12 +16,28 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
+def without_password(address: str) -> str:
+    """A database's address as it may be shown: in a log, in an error, to anybody.
+
+    All before the last @ is left out, as a password may have a / in it that is not encoded.
+    """
+    shown = re.sub(r"([?&][^=&]*password)=[^&]*", r"\1=***", address, flags=re.IGNORECASE)
+    return re.sub(r"^(?!sqlite:)([^:/]*://)?.*@", r"\1***@", shown, flags=re.DOTALL)
+
+
 class Settings(BaseModel):
     """What the service was told. Sizes are bytes (`16KiB` is understood), times seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     database: str = Field("sqlite:///weir.db", description="where the tasks live")
+    read_database: tuple[str, ...] = Field(
+        (), description="a PostgreSQL replica that streams are read from; may be given repeatedly"
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="processes that serve, an event loop each; all limits hold for them together",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(3000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
     tokens: Path | None = Field(None, description="TOML file of the tokens that may come in")
@@ -46,7 +63,25 @@ class Settings(BaseModel):
         ByteSize(16 * MIB),
         description="bytes that all streams together may hold read ahead, for fast clients only",
     )
-    read_threads: Count = Field(2, description="threads that read pages, a connection each")
+    read_threads: Count = Field(
+        2, description="threads that read pages of SQLite, a connection each"
+    )
+    pool_size: Annotated[int, Field(ge=1, le=1_000)] = Field(
+        4,
+        description="connections to each PostgreSQL server that pages are read through, of each "
+        "worker",
+    )
+    statement_timeout: Seconds = Field(
+        30, description="seconds that one statement may take in PostgreSQL"
+    )
+    reconnect_timeout: Seconds = Field(
+        30,
+        description="seconds that a read waits for PostgreSQL to be back; its stream breaks after "
+        "a last try, which --statement-timeout bounds",
+    )
+    max_replica_lag: Seconds = Field(
+        10, description="seconds that a replica may be behind and still be read from"
+    )
 
     max_streams: Count = Field(10_000, description="streams at once; one more gets 503")
     max_streams_per_token: Count = Field(
@@ -66,7 +101,9 @@ class Settings(BaseModel):
         ByteSize(2 * MIB), description="most bytes in a request body; a longer one gets 413"
     )
     max_writes: Count = Field(
-        4, description="request bodies held in memory at once; the next ones wait their turn"
+        4,
+        description="request bodies held in memory at once, one in each worker at least; the next "
+        "ones wait their turn",
     )
 
     stall_timeout: Seconds = Field(
@@ -81,3 +118,8 @@ class Settings(BaseModel):
     grace: Seconds = Field(
         20, description="seconds that streams get to finish after SIGTERM, then they break"
     )
+
+    @property
+    def shown_database(self) -> str:
+        """Where the tasks live, as anybody may read it."""
+        return without_password(self.database)

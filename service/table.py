@@ -46,11 +46,27 @@ class Extent(NamedTuple):
     last_seq: int
 
 
+class ServerState(NamedTuple):
+    """How one of several database servers is.
+
+    role: primary or replica. fit: it is read from. lag: seconds that it is behind.
+    reason: why it is not read from, or "".
+    """
+
+    name: str
+    role: str
+    fit: bool
+    lag: float
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """Which rows, in ascending order of id, and how each becomes a line.
 
     until: the highest id delivered, fixed when the stream starts, so that it ends.
+    since: the `seq` that the table had reached then. A copy of the database that has not
+        yet come so far may lack rows, and is not read.
     """
 
     format: Format
@@ -59,6 +75,7 @@ class Query:
     min_priority: int | None = None
     max_priority: int | None = None
     until: int = ID_HIGHEST
+    since: int = 0
 
 
 class Cursor(NamedTuple):

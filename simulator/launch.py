@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from secrets import choice
 from time import monotonic, sleep
 
 from simulator.endpoint import place
@@ -15,6 +16,9 @@ from simulator.errors import UsageError
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+PORTS = range(10_000, 32_768)
+"""Those that Linux gives to nobody by itself: above, any connection may take one, and any program
+that looks for a port at the same moment would be given the same."""
 _given: set[int] = set()
 
 
@@ -57,11 +61,11 @@ def started(command: Sequence[str], url: str) -> Iterator[int]:
 def free_port() -> int:
     """A port of the loopback address that nobody listens on now; never the same one twice."""
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port: int = probe.getsockname()[1]
+        port = choice(PORTS)
         if port not in _given:
             _given.add(port)
-            return port
+            with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+                return port
 
 
 def _accepts(host: str, port: int) -> bool:

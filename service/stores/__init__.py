@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from service.errors import ConfigurationError
-from service.settings import Settings
-from service.table import Cursor, Extent, NewTask, Page, Query, Task
+from service.errors import ConfigurationError, NotFoundError
+from service.settings import Settings, without_password
+from service.table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
 
 __all__ = ["Store", "open_store"]
 
@@ -17,8 +17,11 @@ class Store(Protocol):
     transaction or a cursor open. All raise StoreError when the database fails.
     """
 
-    async def extent(self) -> Extent:
-        """The highest id and the newest `seq`, read at one instant."""
+    async def extent(self, *, latest: bool = False) -> Extent:
+        """The highest id and the newest `seq`, read at one instant.
+
+        latest: all that has been written so far; else a replica's view will do.
+        """
 
     async def read_pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
         """One to `count` consecutive pages of `cursor.span` ids each, behind `cursor.after`.
@@ -26,6 +29,7 @@ class Store(Protocol):
         A page's data is at most `page_bytes` long, or one row of at most `row_bytes`: the
         first page shrinks until it is, and the last one is the one before one that is not.
         Raises RowTooLargeError, naming the id, when a single row is longer than that.
+        Nothing is read from a server that has not come as far as `query.since`.
         """
 
     async def create(self, tasks: Sequence[NewTask]) -> list[Task]:
@@ -46,8 +50,18 @@ class Store(Protocol):
     async def ping(self) -> None:
         """Return when the database answers."""
 
+    def servers(self) -> list[ServerState]:
+        """How each database server is; empty where there is none."""
+
     async def close(self) -> None:
         """Finish what is running and let go of the database."""
+
+
+def not_found(task_id: int) -> NotFoundError:
+    """There is no such task."""
+    return NotFoundError(
+        f"there is no task {task_id}", hint="GET /tasks lists those that there are"
+    )
 
 
 async def open_store(settings: Settings) -> Store:
@@ -59,8 +73,18 @@ async def open_store(settings: Settings) -> Store:
     if separator and scheme == "sqlite":
         from service.stores.sqlite import SQLiteStore
 
+        if settings.read_database:
+            raise ConfigurationError(
+                "an SQLite file has no replicas",
+                hint="leave out --read-database, or use postgresql://... for both",
+            )
         return await SQLiteStore.open(settings)
+    if separator and scheme in ("postgresql", "postgres"):
+        from service.stores.postgres import PostgresStore
+
+        return await PostgresStore.open(settings)
     raise ConfigurationError(
-        f"database {settings.database!r}: no store is called {scheme!r}",
-        hint="use sqlite:///file.db (relative) or sqlite:////path/to/file.db (absolute)",
+        f"database {without_password(settings.database)!r} is not an address that is understood",
+        hint="use sqlite:///file.db (relative), sqlite:////path/to/file.db (absolute) "
+        "or postgresql://user:password@host:5432/database",
     )

@@ -7,20 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, ParamSpec, TypeVar
 
 import apsw
 
-from service.errors import ConfigurationError, NotFoundError, RowTooLargeError, StoreError
+from service.errors import ConfigurationError, StoreError
 from service.settings import Settings
+from service.stores import not_found
 from service.stores.sqlite_lines import pages_statement, parts
-from service.stores.sqlite_schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+from service.stores.sqlite_schema import bring_forward, version_of
+from service.stores.trips import Found, Trip, behind_gap, gap_from
 from service.table import (
     Cursor,
     Extent,
     NewTask,
     Page,
     Query,
+    ServerState,
     Task,
 )
 
@@ -36,16 +40,14 @@ T = TypeVar("T")
 
 BUSY_MILLISECONDS = 10_000
 """How long a statement waits for another program's lock before it fails."""
+BUSY_PAUSE = 0.02
+"""Seconds until a file that another service is just opening is tried again."""
 WAL_PAGES = 1_000
 """Database pages (4 KiB) in the write-ahead log from which the writer starts it over."""
-SPAN_HIGHEST = 20_000
-"""Most ids in a page, so that it takes milliseconds however few of them pass the filter."""
 COUNT_BYTES = 24
 """What comes with each page: its number of rows, in digits, and two NULs."""
 FILL_ROWS = 50_000
 """Rows that `fill` commits at a time: some MB of log, and no fsync worth counting."""
-PAGE_FILL = 0.9
-"""How full the next page aims to be: row sizes vary, and a page too large is read twice."""
 
 
 class SQLiteStore:
@@ -53,8 +55,7 @@ class SQLiteStore:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
-        self._page_bytes = int(settings.page_bytes)
-        self._row_bytes = int(settings.row_bytes)
+        self._settings = settings
         self._readers = ThreadPoolExecutor(settings.read_threads, "weir-read")
         self._writer = ThreadPoolExecutor(1, "weir-write")
         self._local = threading.local()
@@ -114,6 +115,9 @@ class SQLiteStore:
         while self._connections:
             self._connections.pop().close()
 
+    def servers(self) -> list[ServerState]:
+        return []
+
     async def ping(self) -> None:
         def work() -> None:
             self._check_file()
@@ -135,7 +139,7 @@ class SQLiteStore:
 
     # Reading: a thread is held for one trip, a transaction for one statement.
 
-    async def extent(self) -> Extent:
+    async def extent(self, *, latest: bool = False) -> Extent:
         def work() -> Extent:
             statement = "SELECT coalesce((SELECT max(id) FROM task), 0), seq FROM clock"
             return Extent(*_rows(self._connection(), statement)[0])
@@ -146,70 +150,31 @@ class SQLiteStore:
         return await self._in(self._readers, self._pages, query, cursor, count)
 
     def _pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
-        after, left, span = cursor
-        count = max(1, min(count, -(-(query.until - after) // span)))
-        while True:
-            most = self._page_bytes if span > 1 else self._row_bytes
-            try:
-                found = self._lines(query, cursor._replace(span=span), count, count * most)
-            except apsw.TooBigError:
-                found = []
-            pages: list[Page] = []
-            for number, (rows, data) in enumerate(found, 1):
-                if len(data) > most or (left is not None and rows > left):
-                    break
-                left = None if left is None else left - rows
-                end = after + number * span
-                done = end >= query.until or left == 0
-                pages.append(Page(data, rows, None if done else Cursor(end, left, span)))
-            if pages:
-                return self._adapted(query, pages, span)
-            if count > 1:
-                count = 1
-            elif span > 1:
-                span //= 2
-            else:
-                raise RowTooLargeError(
-                    f"task {after + 1}: its line is longer than {self._row_bytes} bytes",
-                    hint="shorten its title, or raise --row-bytes",
-                )
+        trip = Trip.of(query, cursor, count, self._settings)
+        while not (pages := trip.pages(self._found(trip))):
+            trip = trip.smaller()
+        gap = gap_from(pages)
+        return pages if gap is None else behind_gap(pages, self._before_next(query, gap))
 
-    def _lines(
-        self, query: Query, cursor: Cursor, count: int, most: int
-    ) -> list[tuple[int, memoryview]]:
-        """Rows and lines of each of `count` pages, of at most `most` bytes in all.
-
-        The engine itself raises TooBigError before it holds more.
-        """
-        connection = self._connection()
-        connection.limit(apsw.SQLITE_LIMIT_LENGTH, most + count * COUNT_BYTES)
+    def _found(self, trip: Trip) -> Found:
+        """What the trip finds; nothing when the engine refuses to hold that much."""
+        connection, query = self._connection(), trip.query
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, trip.count * (trip.most + COUNT_BYTES))
         values: dict[str, Any] = {
-            "after": cursor.after,
-            "span": cursor.span,
-            "count": count,
+            "after": trip.after,
+            "span": trip.span,
+            "count": trip.count,
             "until": query.until,
-            "left": cursor.left,
+            "left": trip.left,
             "status": query.status,
             "min_priority": query.min_priority,
             "max_priority": query.max_priority,
         }
-        found = _rows(connection, pages_statement(query, cursor.left is not None), values)
+        try:
+            found = _rows(connection, pages_statement(query, trip.left is not None), values)
+        except apsw.TooBigError:
+            return []
         return list(parts(found[0][0]))
-
-    def _adapted(self, query: Query, pages: list[Page], span: int) -> list[Page]:
-        """The pages, the last one's cursor with a span that should just fill a page."""
-        last = pages[-1]
-        if last.next_cursor is None:
-            return pages
-        size = sum(len(page.data) for page in pages)
-        after = last.next_cursor.after
-        if size:
-            span = min(span * 4, int(span * len(pages) * PAGE_FILL * self._page_bytes / size))
-        else:
-            span *= 4
-            after = self._before_next(query, after)
-        span = max(1, min(span, SPAN_HIGHEST))
-        return [*pages[:-1], last._replace(next_cursor=Cursor(after, last.next_cursor.left, span))]
 
     def _before_next(self, query: Query, after: int) -> int:
         """Past a gap in the ids, however wide: right before the next row that there is."""
@@ -223,7 +188,7 @@ class SQLiteStore:
         statement = "SELECT id, title, priority, status FROM task WHERE id = ?"
         found = _rows(self._connection(), statement, (task_id,))
         if not found:
-            raise _not_found(task_id)
+            raise not_found(task_id)
         return Task(*found[0])
 
     # Writing: one thread, one transaction a call, on disk before the call returns.
@@ -236,7 +201,7 @@ class SQLiteStore:
         """
         connection = self._connection()
         self._check_file()
-        with connection:
+        with _transaction(connection):
             statement = "UPDATE clock SET seq = seq + ? RETURNING seq"
             last = _rows(connection, statement, (changes,))[0][0]
             yield connection, last - changes + 1
@@ -273,7 +238,7 @@ class SQLiteStore:
                     {**changes, "seq": seq, "id": task_id},
                 )
                 if not found:
-                    raise _not_found(task_id)
+                    raise not_found(task_id)
                 return Task(*found[0])
 
         return await self._in(self._writer, work)
@@ -283,7 +248,7 @@ class SQLiteStore:
             with self._transaction(1) as (connection, seq):
                 connection.execute("DELETE FROM task WHERE id = ?", (task_id,))
                 if not connection.changes():
-                    raise _not_found(task_id)
+                    raise not_found(task_id)
                 connection.execute("INSERT INTO tombstone VALUES (?, ?)", (seq, task_id))
 
         await self._in(self._writer, work)
@@ -306,17 +271,14 @@ class SQLiteStore:
         """Make the schema in a new file, or check that the file has ours."""
         try:
             connection = self._connection()
-            connection.transaction_mode = "IMMEDIATE"
+            give_up = monotonic() + BUSY_MILLISECONDS / 1000
+            while not self._prepared(connection):
+                if monotonic() > give_up:
+                    raise apsw.BusyError("another program has it locked")
+                sleep(BUSY_PAUSE)
             self._wal_pages = 0
-            self._check(connection)
-            connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")  # what was answered 2xx is on the disk
             connection.set_wal_hook(self._count_wal_pages)
-            with connection:  # fails on a file that cannot be written to
-                if connection.pragma("user_version") == 0:
-                    connection.execute(SCHEMA)
-                else:
-                    connection.execute("UPDATE clock SET seq = seq")
             self._identity = _identity(self._path)
         except apsw.NotADBError:
             raise ConfigurationError(
@@ -333,26 +295,37 @@ class SQLiteStore:
                 f"{self._path}: {fault}", hint="is the file whole, and no other program locking it?"
             ) from None
 
-    def _check(self, connection: apsw.Connection) -> None:
-        version = connection.pragma("user_version")
-        if connection.pragma("application_id") == APPLICATION_ID:
-            if version > SCHEMA_VERSION:
-                raise ConfigurationError(
-                    f"{self._path} has schema version {version}, newer than {SCHEMA_VERSION}, "
-                    "the newest that this version of Weir knows",
-                    hint="run the version of Weir that made it, or a later one",
-                )
-        elif version or connection.execute("SELECT count(*) FROM sqlite_schema").fetchall() != [
-            (0,)
-        ]:
-            raise ConfigurationError(
-                f"{self._path} is a database of another program",
-                hint="name a new file with --database; it is made when missing",
-            )
+    def _prepared(self, connection: apsw.Connection) -> bool:
+        """Whether it could be done: SQLite does not wait by itself for one who does the same."""
+        try:
+            with _transaction(connection, "DEFERRED"):  # or it might see half of another's start
+                version_of(connection, self._path)  # nobody else's file is written to
+            connection.pragma("journal_mode", "wal")
+            with _transaction(connection):  # fails on a file that cannot be written to
+                bring_forward(connection, self._path)
+        except apsw.BusyError:
+            return False
+        return True
 
     def _count_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
+
+
+@contextmanager
+def _transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """A transaction that may write from its first statement on; a DEFERRED one only reads.
+
+    apsw's own (`with connection`) keeps Python's lock while it waits for another program's.
+    """
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _rows(connection: apsw.Connection, statement: str, values: Any = ()) -> list[Any]:
@@ -371,9 +344,3 @@ def _insert(connection: apsw.Connection, task: NewTask, seq: int) -> int:
         "INSERT INTO task (title, priority, status, seq) VALUES (?, ?, ?, ?)", (*task, seq)
     )
     return connection.last_insert_rowid()
-
-
-def _not_found(task_id: int) -> NotFoundError:
-    return NotFoundError(
-        f"there is no task {task_id}", hint="GET /tasks lists those that there are"
-    )

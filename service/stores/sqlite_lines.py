@@ -1,19 +1,16 @@
 """The SQL that turns rows into lines inside SQLite, so that no Python runs for a row."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 
+from service.stores.lines import IN_CSV, IN_JSON, Shape
 from service.table import Format, Query
 
-_IN_CSV, _IN_JSON = 1, 2
 SPECIAL = (
-    f"(title GLOB '*[,\"' || char(10, 13) || ']*') * {_IN_CSV}"
-    f" + (title GLOB '*[\"\\' || char(1) || '-' || char(31) || ']*') * {_IN_JSON}"
+    f"(title GLOB '*[,\"' || char(10, 13) || ']*') * {IN_CSV}"
+    f" + (title GLOB '*[\"\\' || char(1) || '-' || char(31) || ']*') * {IN_JSON}"
 )
-"""Whether a title needs quotes in CSV (RFC 4180), and escapes in JSON (RFC 8259), as bits.
-
-A stored column of the schema: asked for each row while a page is made, these tests would
+"""The two bits of a title, a stored column: asked for each row while a page is made, they would
 cost as much as all the rest of the line. Most titles need neither, and 0 takes no space.
 """
 
@@ -21,32 +18,17 @@ _RUNS_AS_FORMULA = "title GLOB '[=+@＝＋－＠' || char(9, 10, 13) || '-]*'"  
 _DEFUSED = f"iif({_RUNS_AS_FORMULA}, '''', '') || title"
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """How a format writes a line: its start and end, its cells, and the title among them.
-
-    plain and special are a piece of the line's template and the value that goes there, for
-    a title without and with the bit `bit` of SPECIAL. SQLite's %w doubles each quote.
-    """
-
-    start: str
-    end: str
-    cells: dict[str, str]
-    bit: int
-    plain: tuple[str, str]
-    special: tuple[str, str]
-
-
+# SQLite's %w doubles each quote.
 _CELLS = {"id": "%d", "priority": "%d", "status": "%s"}
 _MEMBERS = {"id": '"id":"%d"', "priority": '"priority":%d', "status": '"status":"%s"'}
 _SHAPES = {
-    Format.CSV: _Shape("", "\n", _CELLS, _IN_CSV, ("%s", "title"), ('"%w"', "title")),
-    Format.EXCEL: _Shape("", "\r\n", _CELLS, _IN_CSV, ("%s", _DEFUSED), ('"%w"', _DEFUSED)),
-    Format.NDJSON: _Shape(
+    Format.CSV: Shape("", "\n", _CELLS, IN_CSV, ("%s", "title"), ('"%w"', "title")),
+    Format.EXCEL: Shape("", "\r\n", _CELLS, IN_CSV, ("%s", _DEFUSED), ('"%w"', _DEFUSED)),
+    Format.NDJSON: Shape(
         "{",
         "}\n",
         _MEMBERS,
-        _IN_JSON,
+        IN_JSON,
         ('"title":"%s"', "title"),
         ('"title":%s', "json_quote(title)"),
     ),
@@ -57,14 +39,12 @@ def _line(form: Format, columns: tuple[str, ...]) -> str:
     """The SQL expression of one row's line, its line end included."""
     shape = _SHAPES[form]
 
-    def line(template: str, value: str) -> str:
-        cells = shape.cells | {"title": template}
-        text = shape.start + ",".join(cells[column] for column in columns) + shape.end
-        values = [value if column == "title" else column for column in columns]
-        return f"format('{text}', {', '.join(values)})"
+    def line(title: tuple[str, str]) -> str:
+        template, values = shape.row(columns, title)
+        return f"format('{shape.start}{template}{shape.end}', {', '.join(values)})"
 
     # To choose between two whole lines is faster than to choose between two titles.
-    return f"iif(special & {shape.bit}, {line(*shape.special)}, {line(*shape.plain)})"
+    return f"iif(special & {shape.bit}, {line(shape.special)}, {line(shape.plain)})"
 
 
 def _filters(query: Query) -> str:

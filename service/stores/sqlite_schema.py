@@ -1,12 +1,18 @@
-"""The tables of an SQLite file, and what marks the file as ours."""
+"""The tables of an SQLite file, their versions, and whether a file has them."""
 
+from pathlib import Path
+
+import apsw
+
+from service.errors import ConfigurationError
 from service.stores.sqlite_lines import SPECIAL
 from service.table import PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, TITLE_CHARACTERS
 
 APPLICATION_ID = 0x57454952
 """`WEIR` in ASCII: marks a file as ours, so that nobody else's is written to."""
-SCHEMA_VERSION = 1
-SCHEMA = f"""
+
+MIGRATIONS = (
+    f"""
 CREATE TABLE task (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     title TEXT NOT NULL
@@ -19,6 +25,35 @@ CREATE TABLE task (
 CREATE TABLE tombstone (seq INTEGER PRIMARY KEY, id INTEGER NOT NULL) STRICT;
 CREATE TABLE clock (seq INTEGER NOT NULL) STRICT;
 INSERT INTO clock VALUES (0);
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
+""",
+)
+"""What takes the schema from each version to the next one; the first makes it."""
+
+
+def version_of(connection: apsw.Connection, path: Path) -> int:
+    """The schema's version; 0 in an empty file.
+
+    Raises ConfigurationError for a file of another program, or of a later version of Weir.
+    """
+    version = connection.pragma("user_version")
+    if connection.pragma("application_id") == APPLICATION_ID:
+        if version > len(MIGRATIONS):
+            raise ConfigurationError(
+                f"{path} has schema version {version}, newer than {len(MIGRATIONS)}, "
+                "the newest that this version of Weir knows",
+                hint="run the version of Weir that made it, or a later one",
+            )
+    elif version or connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall():
+        raise ConfigurationError(
+            f"{path} is a database of another program",
+            hint="name a new file with --database; it is made when missing",
+        )
+    return int(version)
+
+
+def bring_forward(connection: apsw.Connection, path: Path) -> None:
+    """Make the schema, or make it today's, in the write transaction that is open."""
+    for migration in MIGRATIONS[version_of(connection, path) :]:
+        connection.execute(migration)
+    connection.pragma("application_id", APPLICATION_ID)
+    connection.pragma("user_version", len(MIGRATIONS))

@@ -3,7 +3,6 @@
 import asyncio
 import resource
 import secrets
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from service.metrics import Metrics
 from service.settings import KIB, MIB, Settings
 from service.stream.flow import Flow
 from service.stream.pages import PAGES_A_WRITE
+from service.team import STREAMS, Team, of_token
 
 CONNECTION_BYTES = 20 * KIB
 """Process memory of a connection with its request, tasks and handler; 18 KiB were measured."""
@@ -52,7 +52,9 @@ class Bound:
             write=max(PAGES_A_WRITE * settings.page_bytes, settings.row_bytes),
             unsent=settings.unsent_bytes,
             read_ahead=settings.read_ahead_bytes,
-            writes=settings.max_writes * settings.max_body_bytes * BODY_COPIES,
+            writes=max(settings.max_writes, settings.workers)
+            * settings.max_body_bytes
+            * BODY_COPIES,
             base=base,
             max_streams=settings.max_streams,
             max_connections=settings.max_connections,
@@ -172,34 +174,39 @@ class Stream:
 
 
 class Admission:
-    """Lets streams in up to the limits, and knows those that are under way."""
+    """Lets streams in up to the limits of all workers together.
 
-    def __init__(self, max_streams: int, max_streams_per_token: int) -> None:
+    streams: those that are under way in this process, by their ids.
+    """
+
+    def __init__(self, settings: Settings, team: Team) -> None:
         self.streams: dict[str, Stream] = {}
         self.closed = False
-        self._max_streams = max_streams
-        self._max_per_token = max_streams_per_token
-        self._by_token: Counter[str] = Counter()
+        self._max_streams = settings.max_streams
+        self._max_per_token = settings.max_streams_per_token
+        self._team = team
         self._emptied = asyncio.Event()
 
     @contextmanager
     def admit(self, stream: Stream) -> Iterator[None]:
         """Count the stream in for as long as the context lasts, or raise RefusedError."""
-        self._check(stream.token)
+        columns = (STREAMS, of_token(stream.token))
+        with self._team.alone():
+            self._check(stream.token)
+            for column in columns:
+                self._team.add(column, 1)
         self.streams[stream.id] = stream
-        self._by_token[stream.token] += 1
         try:
             yield
         finally:
             del self.streams[stream.id]
-            self._by_token[stream.token] -= 1
-            if self._by_token[stream.token] == 0:
-                del self._by_token[stream.token]
+            for column in columns:
+                self._team.add(column, -1)
             if not self.streams:
                 self._emptied.set()
 
     async def empty(self) -> None:
-        """Return when no stream is under way."""
+        """Return when no stream is under way in this process."""
         while self.streams:
             self._emptied.clear()
             await self._emptied.wait()
@@ -212,14 +219,14 @@ class Admission:
                 hint="ask again shortly; another instance may answer",
                 retry_after=RETRY_SECONDS,
             )
-        if len(self.streams) >= self._max_streams:
+        if self._team.total(STREAMS) >= self._max_streams:
             raise RefusedError(
                 f"all {self._max_streams} streams are taken",
                 code="streams_exhausted",
                 hint="ask again later, or raise --max-streams",
                 retry_after=RETRY_SECONDS,
             )
-        if self._by_token[token] >= self._max_per_token:
+        if self._team.total(of_token(token)) >= self._max_per_token:
             raise RefusedError(
                 f"all {self._max_per_token} streams of token {token!r} are taken",
                 code="token_streams_exhausted",

@@ -87,7 +87,8 @@ class Pages:
         if not self._trips:
             self._set_out(self._cursor)
         trip = self._trips[0]
-        self._ready.extend(await trip.task)
+        # Let it finish when nobody waits any more: to call it off would cost the database more.
+        self._ready.extend(await asyncio.shield(trip.task))
         self._trips.popleft()
         self._ahead.give_back(self._paid)
         self._paid = trip.paid

@@ -60,6 +60,7 @@ class Tokens:
     def __init__(self, tokens: list[Token]) -> None:
         # A look-up by digest takes no longer for a guess that is nearly right.
         self._by_digest = {token.digest: token for token in tokens}
+        self.names = [token.name for token in tokens]
 
     @classmethod
     def load(cls, path: Path | None, host: str) -> "Tokens":

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from service.settings import KIB, Settings
 from service.stream.flow import Flow, Room
+from service.team import CONNECTIONS, IN_KERNEL, IN_PROCESS, Team
 from service.web.problems import unparsable
 
 RECEIVE_BUFFER_BYTES = 8 * KIB
@@ -92,20 +93,16 @@ class Connection(web.RequestHandler):
 
 
 class Connections:
-    """All open connections, swept for those that do not move."""
+    """This process's open connections, swept for those that do not move."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, team: Team) -> None:
         self._settings = settings
+        self._team = team
         self._room = Room()
         self._all: set[Connection] = set()
         self.idle: dict[Connection, None] = {}
         """Those without a request, the one that has waited longest first."""
-        self.in_process = 0
-        self.in_kernel = 0
         self._sweeper = asyncio.create_task(self._sweep_for_ever())
-
-    def __len__(self) -> int:
-        return len(self._all)
 
     async def close(self) -> None:
         self._sweeper.cancel()
@@ -116,13 +113,15 @@ class Connections:
     def add(self, connection: Connection, transport: asyncio.Transport) -> Flow:
         flow = Flow(transport, self._room, self._settings.unsent_bytes)
         self._all.add(connection)
+        self._team.set(CONNECTIONS, len(self._all))
         self.idle[connection] = None
-        if len(self._all) > self._settings.max_connections:
+        if self._team.total(CONNECTIONS) > self._settings.max_connections:
             next(iter(self.idle)).flow.abort() if len(self.idle) > 1 else flow.abort()
         return flow
 
     def discard(self, connection: Connection) -> None:
         self._all.discard(connection)
+        self._team.set(CONNECTIONS, len(self._all))
         self.idle.pop(connection, None)
 
     def rest(self, connection: Connection) -> None:
@@ -153,4 +152,5 @@ class Connections:
             in_kernel += flow.in_kernel
             if number % SWEEP_SLICE == 0:
                 await asyncio.sleep(0)
-        self.in_process, self.in_kernel = in_process, in_kernel
+        self._team.set(IN_PROCESS, in_process)
+        self._team.set(IN_KERNEL, in_kernel)

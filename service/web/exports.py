@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 from aiohttp import hdrs, web
 
-from service.errors import StoreError
+from service.errors import RefusedError, StoreError
 from service.metrics import Metrics
 from service.stores import Store
 from service.stream.admission import Admission, Stream
@@ -17,6 +17,7 @@ from service.table import Extent, Format
 from service.web.authentication import Token
 from service.web.connections import Connection
 from service.web.parameters import CsvParameters, NdjsonParameters
+from service.web.places import place
 
 log = structlog.get_logger()
 
@@ -26,6 +27,11 @@ BYTE_ORDER_MARK = "\ufeff"
 STARTS_AT_ONCE = 32
 """Streams that read their first page at the same time. What a start takes is soon free, but
 not given back: 3,000 at once left 24 KiB each behind."""
+START_SECONDS = 60
+"""How long a stream waits for its turn to start: ten thousand need some ten, but a database that
+answers nobody would keep each 32 of them for as long as a read may take."""
+RETRY_SECONDS = 10
+"""What `Retry-After` says then."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,16 @@ class Exports:
         assert isinstance(connection, Connection)
         stream = Stream(token.name, request.path, connection.flow)
         with self.admission.admit(stream):
-            async with self.starting:
+            refusal = RefusedError(
+                f"streams that came before have kept this one from starting for {START_SECONDS} "
+                "seconds",
+                code="starts_exhausted",
+                hint="is the database overloaded, or locked? Try again later",
+                retry_after=RETRY_SECONDS,
+            )
+            async with place(self.starting, START_SECONDS, refusal):
                 extent = await self.store.extent()
-                query = parameters.query(until=extent.last_id)
+                query = parameters.query(extent)
                 pages = Pages(self.store, query, parameters.cursor, self.ahead)
                 if request.method != hdrs.METH_HEAD:
                     await pages.load()

@@ -49,6 +49,21 @@ class Streams(BaseModel):
     streams: list[Stream]
 
 
+class Server(BaseModel):
+    """A database server: the primary, or a replica; in the order in which they were named."""
+
+    role: Literal["primary", "replica"]
+    fit: bool
+    lag_seconds: float
+
+
+class Ready(BaseModel):
+    """The service takes work; which database servers it reads from."""
+
+    status: Literal["ready"]
+    servers: list[Server]
+
+
 class Fault(BaseModel):
     """One thing that is wrong, and where."""
 
@@ -70,7 +85,15 @@ class Problem(BaseModel):
     errors: list[Fault] = []
 
 
-SCHEMAS: list[type[BaseModel]] = [Task, TaskPage, Streams, Problem, TaskBody, ChangesBody]
+SCHEMAS: list[type[BaseModel]] = [
+    Task,
+    TaskPage,
+    Streams,
+    Ready,
+    Problem,
+    TaskBody,
+    ChangesBody,
+]
 
 
 def document(routes: list[Route]) -> Json:

@@ -23,6 +23,7 @@ from service.table import (
     PRIORITY_LOWEST,
     TITLE_CHARACTERS,
     Cursor,
+    Extent,
     Format,
     NewTask,
     Query,
@@ -107,9 +108,15 @@ class NdjsonParameters(Parameters):
     def cursor(self) -> Cursor:
         return Cursor(self.after, self.limit)
 
-    def query(self, until: int) -> Query:
+    def query(self, extent: Extent) -> Query:
         return Query(
-            self.format, self.columns, self.status, self.min_priority, self.max_priority, until
+            self.format,
+            self.columns,
+            self.status,
+            self.min_priority,
+            self.max_priority,
+            until=extent.last_id,
+            since=extent.last_seq,
         )
 
 

@@ -30,6 +30,7 @@ STATUS = {
     "head_too_large": 431,
     "internal": 500,
     "streams_exhausted": 503,
+    "starts_exhausted": 503,
     "writes_exhausted": 503,
     "shutting_down": 503,
     "store_unavailable": 503,

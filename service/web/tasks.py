@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from aiohttp import hdrs, web
+from pydantic_core import to_json
 
 from service.errors import InvalidError, RefusedError, WeirError
 from service.settings import KIB, Settings
@@ -19,6 +20,7 @@ from service.web.parameters import (
     parse_id,
     parse_new_tasks,
 )
+from service.web.places import place
 
 JSON_TYPE = "application/json"
 SMALL_BODY_BYTES = 8 * KIB
@@ -30,17 +32,17 @@ RETRY_SECONDS = 1
 class Tasks:
     """The routes of single tasks."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: Settings, places: int) -> None:
         self._store = store
         self._settings = settings
-        self._places = asyncio.Semaphore(settings.max_writes)
+        self._places = asyncio.Semaphore(places)  # for request bodies
 
     async def list(
         self, request: web.Request, token: Token, parameters: ListParameters
     ) -> web.StreamResponse:
         """`GET /tasks`: one page of lines, joined into an array."""
-        extent = await self._store.extent()
-        query = Query(Format.NDJSON, until=extent.last_id)
+        extent = await self._store.extent(latest=True)
+        query = Query(Format.NDJSON, until=extent.last_id, since=extent.last_seq)
         cursor: Cursor | None = Cursor(parameters.after, parameters.limit, parameters.limit)
         lines: list[bytes] = []
         while cursor is not None and not lines:  # a gap in the ids makes an empty page
@@ -102,20 +104,14 @@ class Tasks:
         if request.content_length is not None and request.content_length <= SMALL_BODY_BYTES:
             yield await self._read_body(request)
             return
-        try:
-            async with asyncio.timeout(self._settings.body_timeout):
-                await self._places.acquire()
-        except TimeoutError:
-            raise RefusedError(
-                f"all {self._settings.max_writes} places for request bodies are taken",
-                code="writes_exhausted",
-                hint="send it again shortly, or raise --max-writes",
-                retry_after=RETRY_SECONDS,
-            ) from None
-        try:
+        refusal = RefusedError(
+            f"all {self._settings.max_writes} places for request bodies are taken",
+            code="writes_exhausted",
+            hint="send it again shortly, or raise --max-writes",
+            retry_after=RETRY_SECONDS,
+        )
+        async with place(self._places, self._settings.body_timeout, refusal):
             yield await self._read_body(request)
-        finally:
-            self._places.release()
 
     async def _read_body(self, request: web.Request) -> bytes:
         patience = self._settings.body_timeout
@@ -139,12 +135,13 @@ class Tasks:
 
 def _members(task: Task) -> dict[str, str | int]:
     """A task as JSON shows it: the id is a string, so that JavaScript keeps its 64 bits."""
-    return task._asdict() | {"id": str(task.id)}
+    task_id, title, priority, status = task
+    return {"id": str(task_id), "title": title, "priority": priority, "status": status}
 
 
 def _answer(body: object, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return web.Response(body=text.encode(), status=status, headers=headers, content_type=JSON_TYPE)
+    text = to_json(body)  # several times as fast as `json`: there may be a thousand tasks
+    return web.Response(body=text, status=status, headers=headers, content_type=JSON_TYPE)
 
 
 async def _sent(request: web.Request, response: web.Response) -> web.Response:

@@ -1,0 +1,225 @@
+"""Several workers on one machine: started, watched over, replaced when they die, ended together.
+
+A worker is a process of its own, `python -m service.workers`, with the whole service in one event
+loop. This process serves nothing. It opens the listening sockets, so that those who come while
+a worker is being replaced wait in its socket's queue; and it takes back what a dead worker had
+counted. A worker learns what to do from its standard input, and that this process is gone
+from its end.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import structlog
+
+from service.app import address_of, fit, listen, serving, stop_signal
+from service.errors import ConfigurationError
+from service.logs import configure
+from service.settings import Settings
+from service.stores import open_store
+from service.stream.admission import Bound
+from service.team import Team
+from service.web.authentication import Tokens
+
+log = structlog.get_logger()
+
+READY = b"ready\n"
+RESTART_PAUSE = 1.0
+"""Seconds until a worker is started again that did not even come to serve."""
+END_SECONDS = 10
+"""Beside the grace: what a worker gets to end, before it is killed."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a worker is told."""
+
+    settings: Settings
+    bound: Bound
+    tokens: Sequence[str]
+    folder: Path
+    number: int
+    listener: int
+
+    def dump(self) -> bytes:
+        """One line of JSON."""
+        members = {
+            "settings": self.settings.model_dump(mode="json"),
+            "bound": asdict(self.bound),
+            "tokens": list(self.tokens),
+            "folder": str(self.folder),
+            "number": self.number,
+            "listener": self.listener,
+        }
+        return json.dumps(members).encode() + b"\n"
+
+    @classmethod
+    def load(cls, line: bytes) -> "Orders":
+        members = json.loads(line)
+        return cls(
+            Settings.model_validate(members.pop("settings")),
+            Bound(**members.pop("bound")),
+            folder=Path(members.pop("folder")),
+            **members,
+        )
+
+
+async def run_workers(
+    settings: Settings, ready: Callable[[str], None] = lambda address: None
+) -> None:
+    """Serve with several workers until SIGTERM or SIGINT; `ready` is told the address.
+
+    Raises ConfigurationError when the service cannot start as it was told to.
+    """
+    stop = stop_signal()
+    tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
+    store = await open_store(settings)  # makes the tables, or says what is wrong, once
+    try:
+        settings, bound = await fit(settings)
+    finally:
+        await store.close()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weir-")))
+        team = Team(-1, settings.workers, tokens.names, folder)
+        listeners = [stack.enter_context(listener) for listener in listen(settings)]
+        workers = [
+            _Worker(Orders(settings, bound, tokens.names, folder, number, listener.fileno()), team)
+            for number, listener in enumerate(listeners)
+        ]
+        keepers = [asyncio.create_task(worker.keep()) for worker in workers]
+        start = asyncio.create_task(_started(workers))
+        end = asyncio.create_task(stop.wait())
+        await asyncio.wait([start, end], return_when=asyncio.FIRST_COMPLETED)
+        if start.done():
+            address = address_of(listeners[0])
+            log.info(
+                "listening",
+                address=address,
+                workers=settings.workers,
+                database=settings.shown_database,
+            )
+            ready(address)
+        await end
+        start.cancel()
+        log.info("shutting down", grace=settings.grace)
+        for listener in listeners:  # or the kernel would go on filling their queues
+            listener.close()
+        await asyncio.gather(*(worker.end(settings.grace) for worker in workers))
+        await asyncio.gather(*keepers)
+        log.info("stopped")
+
+
+async def _started(workers: "Sequence[_Worker]") -> None:
+    """Return when all of them serve."""
+    for worker in workers:
+        await worker.ready.wait()
+
+
+class _Worker:
+    """One worker's place: who fills it, and that it is filled."""
+
+    def __init__(self, orders: Orders, team: Team) -> None:
+        self.ready = asyncio.Event()
+        self._orders = orders
+        self._team = team
+        self._process: asyncio.subprocess.Process | None = None
+        self._ending = False
+
+    async def keep(self) -> None:
+        """Start the worker, and another one when it dies, until it is told to end."""
+        number = self._orders.number
+        while not self._ending:
+            self.ready.clear()
+            process = self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "service.workers",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                pass_fds=[self._orders.listener],
+                env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(self._orders.folder)},
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with suppress(ConnectionError):
+                process.stdin.write(self._orders.dump())
+                await process.stdin.drain()
+            if await process.stdout.readline() == READY:
+                self.ready.set()
+            code = await process.wait()
+            self._team.strike(number)
+            if self._ending:
+                return
+            what = "died: its streams are broken" if self.ready.is_set() else "did not start"
+            log.error(
+                f"worker {what}, another one takes its place",
+                worker=number,
+                pid=process.pid,
+                exit_code=code,
+            )
+            if not self.ready.is_set():
+                await asyncio.sleep(RESTART_PAUSE)
+
+    async def end(self, grace: float) -> None:
+        """Have the worker shut down, and kill it if it does not."""
+        self._ending = True
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(grace + END_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+
+
+async def _work(orders: Orders) -> None:
+    """Serve as one of the workers until told to end, or until nobody is left to tell it."""
+    settings = orders.settings
+    stop, alone = stop_signal(), asyncio.Event()
+
+    def nobody_watches() -> None:
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        alone.set()
+        stop.set()
+
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), nobody_watches)  # its end
+    tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
+    team = Team(orders.number, settings.workers, orders.tokens, orders.folder)
+    store = await open_store(settings)
+    try:
+        listener = socket.socket(fileno=orders.listener)
+        async with serving(settings, orders.bound, store, tokens, listener=listener, team=team):
+            os.write(sys.stdout.fileno(), READY)
+            await stop.wait()
+    finally:
+        await store.close()
+        team.strike(orders.number)
+        if alone.is_set() and not team.pids():  # the last one puts away what they shared
+            await asyncio.to_thread(shutil.rmtree, orders.folder, ignore_errors=True)
+
+
+def main() -> None:
+    """What a worker's process runs."""
+    orders = Orders.load(sys.stdin.buffer.readline())
+    configure(orders.settings.log_format, orders.number)
+    try:
+        asyncio.run(_work(orders))
+    except ConfigurationError as error:
+        log.error("worker cannot start", reason=error.message, hint=error.hint)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

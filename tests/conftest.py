@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,59 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from service.app import serve
 from service.generate import tasks
 from service.logs import configure
-from service.settings import Settings
-from service.stores import open_store
+from service.settings import KIB, Settings
 from service.table import NewTask
 from simulator.launch import free_port
+from tests.databases import SQLITE, Database, PostgreSQL, SQLite
+
+pytest_plugins = ["tests.postgres"]
 
 TOKEN = "secret-user-123"
 AUTHORIZATION = {"Authorization": f"Bearer {TOKEN}"}
 AUTHORIZATION_LINE = f"Authorization: Bearer {TOKEN}"
 START_SECONDS = 20
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marks known that say where a test runs, and with what beside it."""
+    config.addinivalue_line("markers", "trial: judges memory, and wants the machine for itself")
+    config.addinivalue_line("markers", "stores(*kinds): the kinds of `database` that it runs on")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test on each kind of database that its closest mark `stores` names."""
+    mark = metafunc.definition.get_closest_marker("stores")
+    if mark and "database" in metafunc.fixturenames:
+        metafunc.parametrize("database", mark.args, indirect=True)
+
+
+TRIALS = {
+    "test_backpressure",
+    "test_other_servers",
+    "test_readme",
+    "test_simulator_command_line",
+    "test_simulator_readme",
+    "test_soak",
+}
+"""Modules whose tests judge memory or fill the machine: `scripts/test.sh` runs them alone."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the trials."""
+    if item.path.stem in TRIALS:
+        item.add_marker(pytest.mark.trial)
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database that is not there yet or empty, of the kind that is asked for: SQLite, if none."""
+    if getattr(request, "param", SQLITE) == SQLITE:
+        yield SQLite(tmp_path / "tasks.db")
+        return
+    # Asked for only now: whoever does not need the server does not start it.
+    server = request.getfixturevalue("postgres")
+    with ExitStack() as stack:
+        yield PostgreSQL(stack.enter_context(server.database()), stack.close)
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +81,11 @@ def _guarded_loop() -> Iterator[BlockBuster]:
     with blockbuster_ctx("service") as guard:
         # The log of a fault that nobody expected quotes the source of its traceback.
         guard.functions["os.stat"].can_block_in("linecache.py", {"checkcache", "updatecache"})
+        # For each connection asyncpg looks for the certificates in the user's home.
+        for name in ("os.path.abspath", "os.stat"):
+            guard.functions[name].can_block_in(
+                "asyncpg/connect_utils.py", "_parse_connect_dsn_and_args"
+            )
         yield guard
 
 
@@ -45,7 +94,6 @@ class Running:
     """A service under test."""
 
     url: str
-    database: Path
     client: aiohttp.ClientSession
 
     @property
@@ -63,7 +111,8 @@ class Running:
         found: dict[str, float] = {}
         for line in (await self.get("/metrics")).decode().splitlines():
             if line.startswith("weir_streams_ended_total"):
-                found[line.split('outcome="')[1].split('"')[0]] = float(line.split()[-1])
+                outcome = line.split('outcome="')[1].split('"')[0]
+                found[outcome] = found.get(outcome, 0) + float(line.split()[-1])
         return found
 
 
@@ -71,36 +120,29 @@ StartService = Callable[..., Awaitable[Running]]
 
 
 @pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[StartService]:
+async def start(database: Database) -> AsyncIterator[StartService]:
     """Start a service in this process: `await start(tasks, max_streams=2)`."""
     async with AsyncExitStack() as stack:
 
-        async def begin(tasks: Sequence[NewTask] = (), **settings: Any) -> Running:
-            database = tmp_path / "tasks.db"
-            known = {"database": f"sqlite:///{database}", "port": 0, "grace": 1.0} | settings
-            chosen = Settings.model_validate(known)
+        async def begin(
+            tasks: Sequence[NewTask] = (), where: Database = database, **settings: Any
+        ) -> Running:
+            known = {"database": where.url, "port": 0, "grace": 1.0} | settings
             if tasks:
-                store = await open_store(chosen)
-                await store.fill(tasks)
-                await store.close()
-            url = await stack.enter_async_context(serve(chosen))
+                await where.fill(tasks)
+            url = await stack.enter_async_context(serve(Settings.model_validate(known)))
             client = await stack.enter_async_context(aiohttp.ClientSession(headers=AUTHORIZATION))
-            return Running(url, database, client)
+            return Running(url, client)
 
         yield begin
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A table whose export, 9 MB, is far larger than the bound."""
-
-    async def fill() -> None:
-        store = await open_store(Settings(database=f"sqlite:///{tmp_path}/tasks.db"))
-        await store.fill(tasks(200_000, seed=8))
-        await store.close()
-
-    asyncio.run(fill())
-    return tmp_path / "tasks.db"
+    """An SQLite file whose export, 9 MB, is far larger than the bound."""
+    database = SQLite(tmp_path / "tasks.db")
+    asyncio.run(database.fill(tasks(200_000, seed=8)))
+    return database.path
 
 
 @dataclass
@@ -110,7 +152,6 @@ class Process:
     popen: subprocess.Popen[bytes]
     port: int
     log_file: Path
-    database: Path
     stopped: bool = field(default=False)
 
     @property
@@ -131,22 +172,22 @@ StartProcess = Callable[..., Process]
 
 
 @pytest.fixture
-def spawn(tmp_path: Path) -> Iterator[StartProcess]:
+def spawn(tmp_path: Path, database: Database) -> Iterator[StartProcess]:
     """Start the service as a user does: `spawn("--max-streams", "2")`; stopped at the end."""
     started: list[Process] = []
 
-    def begin(*flags: str, database: Path | None = None) -> Process:
-        database = database or tmp_path / "tasks.db"
+    def begin(*flags: str, database: Path | Database = database) -> Process:
+        where = SQLite(database) if isinstance(database, Path) else database
         port = free_port()
         log_file = tmp_path / f"service-{len(started)}.log"
         with log_file.open("wb") as log:
             popen = subprocess.Popen(
                 [sys.executable, "-m", "service", "--port", str(port)]
-                + ["--database", f"sqlite:///{database}", *flags],
+                + ["--database", where.url, *flags],
                 stderr=log,
                 env=os.environ | {"PYTHONWARNINGS": "default"},
             )
-        process = Process(popen, port, log_file, database)
+        process = Process(popen, port, log_file)
         started.append(process)
         wait_for_port(process)
         return process
@@ -187,3 +228,16 @@ def request_bytes(path: str, *, token: str = TOKEN) -> bytes:
     return (
         f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
     ).encode()
+
+
+@contextmanager
+def small_reader(
+    port: int, request: bytes = request_bytes("/tasks/export.csv")
+) -> Iterator[socket.socket]:
+    """A connection with a small receive buffer that has sent `request` and reads nothing yet."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(request)
+        connection.setblocking(False)
+        yield connection

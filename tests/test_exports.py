@@ -3,21 +3,26 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
-import apsw
 import pytest
 
 from service.generate import tasks
 from service.table import COLUMNS, ID_HIGHEST, STATUSES, NewTask
 from tests.conftest import Running, StartService
+from tests.databases import EVERY_STORE, Database
+
+pytestmark = EVERY_STORE
 
 ROWS = 5_000
-MANY_ROWS = 200_000
+MANY_ROWS = 60_000
+"""More, in whole lines, than the buffers of a client that does not read hold."""
 CSV, NDJSON = "/tasks/export.csv", "/tasks/stream.ndjson"
 BOTH = pytest.mark.parametrize("path", [CSV, NDJSON])
+LINE_ID = re.compile(rb'^(?:{"id":")?(\d+)', re.MULTILINE)
 LONGEST = ('"\n' * 1_000, "\r\n" * 1_000, "\x01" * 2_000, "🎉" * 2_000, '\\"' * 1_000)
 FILTERS: list[dict[str, Any]] = [
     {"status": "pending"},
@@ -56,17 +61,6 @@ async def ndjson_rows(service: Running, **parameters: Any) -> list[list[str]]:
     """The NDJSON export's values as text, as Python's reader understands them."""
     body = await service.get(NDJSON, **parameters)
     return [[str(value) for value in json.loads(line).values()] for line in body.splitlines()]
-
-
-def insert(service: Running, rows: Sequence[tuple[int, str]]) -> None:
-    """Store tasks under ids of their own, as another program would."""
-    connection = apsw.Connection(str(service.database))
-    with connection:
-        connection.executemany(
-            "INSERT INTO task (id, title, priority, status, seq) VALUES (?, ?, 1, 'pending', 1)",
-            rows,
-        )
-    connection.close()
 
 
 async def test_csv_is_read_back_by_pythons_reader(start: StartService) -> None:
@@ -170,23 +164,23 @@ async def test_filters_select_what_python_selects(start: StartService) -> None:
         assert await ndjson_rows(service, **chosen) == expected
 
 
-@pytest.mark.parametrize("limit", [1, 2, 127, 128, 129, 3_000, ROWS - 1, ROWS, ROWS + 1, 10**18])
-async def test_limit_cuts_at_the_row(start: StartService, limit: int) -> None:
+async def test_limit_cuts_at_the_row(start: StartService) -> None:
     """limit= gives that many rows, fewer or more than a page holds, or all that there are."""
     made = list(tasks(ROWS, seed=7))
     service = await start(made)
-    assert await csv_rows(service, limit=limit) == lines_of(made, limit=limit)
-    after = {"after": 40, "limit": limit}
-    assert await ndjson_rows(service, **after) == lines_of(made, **after)
+    for limit in (1, 2, 127, 128, 129, 3_000, ROWS - 1, ROWS, ROWS + 1, 10**18):
+        assert await csv_rows(service, limit=limit) == lines_of(made, limit=limit)
+        after = {"after": 40, "limit": limit}
+        assert await ndjson_rows(service, **after) == lines_of(made, **after)
 
 
-@pytest.mark.parametrize("after", [0, 1, 128, ROWS - 1, ROWS, ROWS + 1, ID_HIGHEST])
-async def test_after_starts_behind_the_id(start: StartService, after: int) -> None:
+async def test_after_starts_behind_the_id(start: StartService) -> None:
     """after= leaves out that id and all below it, and is no error behind the last row."""
     made = list(tasks(ROWS, seed=8))
     service = await start(made)
-    assert await csv_rows(service, after=after) == lines_of(made, after=after)
-    assert await ndjson_rows(service, after=after) == lines_of(made, after=after)
+    for after in (0, 1, 128, ROWS - 1, ROWS, ROWS + 1, ID_HIGHEST):
+        assert await csv_rows(service, after=after) == lines_of(made, after=after)
+        assert await ndjson_rows(service, after=after) == lines_of(made, after=after)
 
 
 async def test_header_false_leaves_the_names_out(start: StartService) -> None:
@@ -235,14 +229,14 @@ async def test_standard_csv_quotes_only_where_it_must(start: StartService) -> No
 @BOTH
 async def test_rows_of_after_the_start_are_left_out(start: StartService, path: str) -> None:
     """A stream ends at the highest id of its start, whatever is stored while it runs."""
-    service = await start(list(tasks(MANY_ROWS, seed=10)))
-    async with service.client.get(service.url + path, params={"columns": "id"}) as response:
+    service = await start(list(tasks(MANY_ROWS, seed=10)), read_ahead_bytes=0)
+    async with service.client.get(service.url + path) as response:
         assert response.headers["Weir-Since"] == str(MANY_ROWS)
         new = [{"title": "late", "priority": 1}] * 1_000
         async with service.client.post(service.url + "/tasks", json=new) as stored:
             assert stored.status == 201
-        body = await response.read()
-    assert len(body.splitlines()) == MANY_ROWS + (path == CSV)
+        found = LINE_ID.findall(await response.read())
+    assert found == [b"%d" % number for number in range(1, MANY_ROWS + 1)]
     assert len(await ndjson_rows(service, after=MANY_ROWS)) == 1_000
 
 
@@ -251,34 +245,34 @@ async def test_rows_deleted_on_the_way_take_no_others_with_them(
     start: StartService, path: str
 ) -> None:
     """A row that is there throughout is delivered once, whatever is deleted around it."""
-    service = await start(list(tasks(MANY_ROWS, seed=11)))
-    async with service.client.get(service.url + path, params={"columns": "id"}) as response:
-        for number in range(1, MANY_ROWS, MANY_ROWS // 50):
+    service = await start(list(tasks(MANY_ROWS, seed=11)), read_ahead_bytes=0)
+    async with service.client.get(service.url + path) as response:
+        for number in range(MANY_ROWS, 0, -MANY_ROWS // 50):
             async with service.client.delete(f"{service.url}/tasks/{number}") as deleted:
                 assert deleted.status == 204
-        found = [
-            int(line.strip(b'{"id":}')) for line in (await response.read()).split()[path == CSV :]
-        ]
-    stay = set(range(1, MANY_ROWS + 1)) - set(range(1, MANY_ROWS, MANY_ROWS // 50))
+        found = [int(number) for number in LINE_ID.findall(await response.read())]
+    stay = set(range(1, MANY_ROWS + 1)) - set(range(MANY_ROWS, 0, -MANY_ROWS // 50))
     assert found == sorted(set(found))
     assert stay <= set(found)
+    assert len(found) < MANY_ROWS, "nothing was deleted before it was read"
 
 
-@pytest.mark.parametrize("chosen", [{}, {"status": "pending"}, {"limit": 1_000}, {"after": 5}])
-async def test_ids_far_apart_are_all_delivered(start: StartService, chosen: dict[str, Any]) -> None:
+async def test_ids_far_apart_are_all_delivered(start: StartService, database: Database) -> None:
     """Gaps of any width between ids, up to the last of 64 bits, neither hide a row nor stall."""
     service = await start()
-    ids = [1, 2, 3, 1_000_000, *range(10**12, 10**15, 10**12), 2**53 + 1, 2**62, ID_HIGHEST]
-    insert(service, [(number, f"task {number}") for number in ids])
-    expected = [number for number in ids if number > chosen.get("after", 0)]
-    expected = expected[: chosen.get("limit", len(expected))]
-    assert [int(row[0]) for row in await csv_rows(service, **chosen)] == expected
-    assert [int(row[0]) for row in await ndjson_rows(service, **chosen)] == expected
+    ids = [1, 2, 3, 1_000_000, *range(10**13, 10**15, 3 * 10**13), 2**53 + 1, 2**62, ID_HIGHEST]
+    await database.insert((number, f"task {number}") for number in ids)
+    choices: list[dict[str, Any]] = [{}, {"status": "pending"}, {"limit": 20}, {"after": 5}]
+    for chosen in choices:
+        expected = [number for number in ids if number > chosen.get("after", 0)]
+        expected = expected[: chosen.get("limit", len(expected))]
+        assert [int(row[0]) for row in await csv_rows(service, **chosen)] == expected
+        assert [int(row[0]) for row in await ndjson_rows(service, **chosen)] == expected
 
 
 async def test_one_match_in_many_is_found(start: StartService) -> None:
-    """A filter that only one row in 200,000 passes gives that row, wherever it is."""
-    place = 170_001
+    """A filter that only one row of very many passes gives that row, wherever it is."""
+    place = 50_001
     made = [NewTask("a", 1, STATUSES[0])] * MANY_ROWS
     made[place - 1] = NewTask("needle", 10, STATUSES[2])
     service = await start(made)

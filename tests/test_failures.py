@@ -1,19 +1,21 @@
 """What fails after the first byte breaks the transfer, and curl says so."""
 
 import asyncio
-import json
 import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from service.errors import StoreError
 from service.generate import tasks
-from service.stores.sqlite import SQLiteStore
+from service.stores import Store
+from service.table import NewTask
 from tests.conftest import AUTHORIZATION, Process, StartProcess, StartService
+from tests.databases import EVERY_STORE, POSTGRESQL_ALONE, SQLITE_ALONE, Database, SQLite
+
+pytestmark = EVERY_STORE
 
 EXPORT = "/tasks/export.csv"
 TABLE = list(tasks(50_000, seed=6))
@@ -41,30 +43,36 @@ def curl(service_url: str, path: str = EXPORT, *flags: str) -> subprocess.Comple
 
 
 def slow_curl(service: Process, rate: str, *flags: str) -> subprocess.Popen[bytes]:
-    """A download that takes its time, into the file that `downloaded` names."""
+    """A download that has begun and takes its time, into the file that `downloaded` names."""
     command = ["curl", "-s", "--limit-rate", rate, "-H", HEADER, "-o", str(downloaded(service))]
-    return subprocess.Popen([*command, *flags, service.url + EXPORT])
+    download = subprocess.Popen([*command, *flags, service.url + EXPORT])
+    wait_for_log(service, "stream started")
+    return download
 
 
 def downloaded(service: Process) -> Path:
-    return service.database.with_name("downloaded.csv")
+    return service.log_file.with_name("downloaded.csv")
 
 
 BROKEN = {18, 56}
 """curl's exit codes for a transfer that ended early: partial file, and receive error."""
 
 
-async def test_a_row_over_the_limit_breaks_the_transfer(start: StartService) -> None:
+def assert_broken(
+    service: Process, download: subprocess.Popen[bytes], outcome: str = "failed"
+) -> None:
+    """The download is known to be incomplete, and the log says why in so many words."""
+    assert download.wait(60) in BROKEN
+    wait_for_log(service, f"outcome={outcome}")
+    assert "Traceback" not in service.log
+
+
+async def test_a_row_over_the_limit_breaks_the_transfer(
+    start: StartService, database: Database
+) -> None:
     """A row that is too long ends the stream visibly, after the rows before it."""
     service = await start(TABLE)
-
-    def lengthen() -> None:
-        connection = apsw.Connection(str(service.database))
-        connection.execute("PRAGMA ignore_check_constraints = 1")
-        connection.execute("UPDATE task SET title = ? WHERE id = 40000", ("x" * 40_000,))
-        connection.close()
-
-    await asyncio.to_thread(lengthen)
+    await database.lengthen(40_000, "x" * 40_000)
     result = await asyncio.to_thread(curl, service.url)
     assert result.returncode in BROKEN
     assert b"x" * 100 not in result.stdout
@@ -75,21 +83,21 @@ async def test_a_row_over_the_limit_breaks_the_transfer(start: StartService) -> 
 
 
 async def test_a_fault_in_the_store_breaks_the_transfer(
-    start: StartService, monkeypatch: pytest.MonkeyPatch
+    start: StartService, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the store raises in mid-stream, known or not, curl does not call it complete."""
     service = await start(TABLE)
-    real = SQLiteStore.read_pages
+    real = database.store.read_pages
     for fault in (StoreError("the disk is gone"), RuntimeError("a bug")):
 
         async def fail_later(
-            self: SQLiteStore, query: Any, cursor: Any, count: int, fault: Exception = fault
+            self: Store, query: Any, cursor: Any, count: int, fault: Exception = fault
         ) -> Any:
             if cursor.after > 20_000:
                 raise fault
             return await real(self, query, cursor, count)
 
-        monkeypatch.setattr(SQLiteStore, "read_pages", fail_later)
+        monkeypatch.setattr(database.store, "read_pages", fail_later)
         result = await asyncio.to_thread(curl, service.url)
         assert result.returncode in BROKEN
         assert b"the disk" not in result.stdout
@@ -97,83 +105,99 @@ async def test_a_fault_in_the_store_breaks_the_transfer(
     assert await service.outcomes() == {"failed": 2}
 
 
-def test_an_unreadable_file_breaks_the_transfer(spawn: StartProcess) -> None:
+@SQLITE_ALONE
+def test_an_unreadable_file_breaks_the_transfer(spawn: StartProcess, database: SQLite) -> None:
     """A database file that is overwritten in mid-stream ends the stream visibly, and is logged."""
-    service = spawn()
-    body = json.dumps([{"title": "x" * 1_900, "priority": 1}] * 1_000)
-    kind = ("-H", "Content-Type: application/json", "--data-binary", "@-")
-    for _ in range(20):
-        command = ["curl", "-sf", "-H", HEADER, *kind]
-        subprocess.run(
-            [*command, service.url + "/tasks"],
-            input=body.encode(),
-            check=True,
-            capture_output=True,
-        )
+    asyncio.run(database.fill([NewTask("x" * 1_900, 1, "pending")] * 10_000))
+    service = spawn("--read-ahead-bytes", "0")
     slow = slow_curl(service, "4M")
-    wait_for_log(service, "stream started")
-    with service.database.open("r+b") as file:
-        file.write(b"\xff" * service.database.stat().st_size)
-    with service.database.with_name("tasks.db-wal").open("r+b") as file:
-        file.truncate(0)
-    assert slow.wait(60) in BROKEN
-    assert "outcome=failed" in service.log
-    assert "Traceback" not in service.log
+    with database.path.open("r+b") as file:
+        file.write(b"\xff" * database.path.stat().st_size)
+    assert_broken(service, slow)
 
 
-def test_sigterm_breaks_what_is_left_and_exits_0(spawn: StartProcess) -> None:
+def test_a_table_that_is_taken_away_breaks_the_transfer(
+    spawn: StartProcess, database: Database
+) -> None:
+    """A table that is renamed in mid-stream ends the stream visibly, and is logged."""
+    asyncio.run(database.fill(TABLE))
+    service = spawn("--read-ahead-bytes", "0")
+    slow = slow_curl(service, "1M")
+    asyncio.run(database.execute("ALTER TABLE task RENAME TO taken"))
+    assert_broken(service, slow)
+
+
+@POSTGRESQL_ALONE
+def test_a_database_that_is_dropped_breaks_the_transfer(
+    spawn: StartProcess, database: Database
+) -> None:
+    """A stream whose database stays away for --reconnect-timeout ends visibly, and is logged."""
+    asyncio.run(database.fill(TABLE))
+    service = spawn("--read-ahead-bytes", "0", "--reconnect-timeout", "0.5")
+    slow = slow_curl(service, "1M")
+    asyncio.run(database.vanish())
+    assert_broken(service, slow)
+
+
+@POSTGRESQL_ALONE
+async def test_connections_that_the_server_ends_break_no_transfer(
+    start: StartService, database: Database
+) -> None:
+    """A stream whose connections are terminated goes on with new ones, and so does the next."""
+    service = await start(TABLE, read_ahead_bytes=0, reconnect_timeout=5)
+    expected = await service.get(EXPORT)
+    for _ in range(8):
+        async with service.client.get(service.url + EXPORT) as response:
+            await database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'weir'"
+            )
+            assert await response.read() == expected
+    assert await service.outcomes() == {"complete": 9}
+
+
+def test_sigterm_breaks_what_is_left_and_exits_0(spawn: StartProcess, database: Database) -> None:
     """After SIGTERM a slow download is cut off visibly within the grace, and the code is 0."""
+    asyncio.run(database.fill(TABLE))
     service = spawn("--grace", "0.5")
-    fill(service.database)
     slow = slow_curl(service, "200k")
-    wait_for_log(service, "stream started")
     assert service.stop() == 0
-    assert slow.wait(20) in BROKEN
-    assert "outcome=shutdown" in service.log
-    assert "Traceback" not in service.log
+    assert_broken(service, slow, "shutdown")
 
 
-def test_sigterm_lets_a_stream_finish(spawn: StartProcess) -> None:
+def test_sigterm_lets_a_stream_finish(spawn: StartProcess, database: Database) -> None:
     """A download that ends within the grace ends whole, though SIGTERM came in its middle."""
+    asyncio.run(database.fill(TABLE))
     service = spawn("--grace", "30")
-    fill(service.database)
-    download = slow_curl(service, "1M")
-    wait_for_log(service, "stream started")
+    download = slow_curl(service, "2M")
     service.popen.send_signal(signal.SIGTERM)
     assert download.wait(60) == 0
     assert downloaded(service).read_bytes().count(b"\n") > len(TABLE)
     assert service.popen.wait(30) == 0
 
 
-def fill(database: Path) -> None:
-    connection = apsw.Connection(str(database))
-    with connection:
-        connection.executemany(
-            "INSERT INTO task (title, priority, status, seq) VALUES (?, ?, ?, 0)",
-            TABLE,
-        )
-    connection.close()
-
-
 @pytest.mark.parametrize("version", ["--http1.0", "--http1.1"])
-def test_a_killed_service_leaves_no_whole_file(spawn: StartProcess, version: str) -> None:
+def test_a_killed_service_leaves_no_whole_file(
+    spawn: StartProcess, database: Database, version: str
+) -> None:
     """kill -9 in mid-stream breaks the transfer visibly, even where no chunk tells its end."""
+    asyncio.run(database.fill(TABLE))
     service = spawn()
-    fill(service.database)
     slow = slow_curl(service, "300k", version)
-    wait_for_log(service, "stream started")
     service.stop(signal.SIGKILL)
     assert slow.wait(60) in BROKEN
 
 
-async def test_nothing_is_stored_in_a_file_that_is_gone(start: StartService) -> None:
-    """Once the database file is deleted no write is answered 2xx, and `/readyz` says 503."""
-    service = await start(TABLE[:10])
-    await asyncio.to_thread(service.database.unlink)
+async def test_nothing_is_stored_in_a_database_that_is_gone(
+    start: StartService, database: Database
+) -> None:
+    """Once the database is deleted no write is answered 2xx, and `/readyz` says 503."""
+    service = await start(TABLE[:10], reconnect_timeout=0.5)
+    await database.vanish()
     task = {"title": "lost", "priority": 1}
     async with service.client.post(service.url + "/tasks", json=task) as answer:
         assert answer.status == 503
-        assert "was moved, deleted or replaced" in (await answer.json())["detail"]
+        assert database.gone in (await answer.json())["detail"]
     async with service.client.get(service.url + "/readyz") as answer:
         assert answer.status == 503
 

@@ -4,30 +4,20 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
+import apsw
 import pytest
 
 from service.generate import tasks
 from service.settings import KIB
-from tests.conftest import Running, StartService, request_bytes
+from tests.conftest import Running, StartService, request_bytes, small_reader
+from tests.databases import SQLite
 
 EXPORT = "/tasks/export.csv"
 TABLE = list(tasks(50_000, seed=5))
 """2 MB of CSV: more than the buffers of all readers below."""
-
-
-@contextmanager
-def reader(port: int, request: bytes = request_bytes(EXPORT)) -> Iterator[socket.socket]:
-    """A connection with a small receive buffer that has sent `request` and reads nothing yet."""
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
-        connection.connect(("127.0.0.1", port))
-        connection.sendall(request)
-        connection.setblocking(False)
-        yield connection
 
 
 async def live(service: Running) -> list[dict[str, Any]]:
@@ -56,7 +46,7 @@ async def read_to_the_end(connection: socket.socket) -> bytes:
 async def test_a_stalled_reader_is_evicted_with_a_reset(start: StartService) -> None:
     """Nothing acknowledged for the stall timeout: the peer gets a reset, not a clean end."""
     service = await start(TABLE, stall_timeout=0.6)
-    with reader(service.port) as connection:
+    with small_reader(service.port) as connection:
         await wait_for_streams(service, 1)
         await wait_for_streams(service, 0)
         with pytest.raises(ConnectionResetError):
@@ -67,7 +57,7 @@ async def test_a_stalled_reader_is_evicted_with_a_reset(start: StartService) -> 
 async def test_half_close_and_stall_is_freed_at_once(start: StartService) -> None:
     """A client that shuts its sending side and stops reading does not wait for a timeout."""
     service = await start(TABLE, stall_timeout=3_600)
-    with reader(service.port) as connection:
+    with small_reader(service.port) as connection:
         await wait_for_streams(service, 1)
         connection.shutdown(socket.SHUT_WR)
         await wait_for_streams(service, 0)
@@ -77,7 +67,7 @@ async def test_half_close_and_stall_is_freed_at_once(start: StartService) -> Non
 async def test_a_drip_outlives_the_stall_timeout(start: StartService) -> None:
     """A slow but live reader, 2 KiB a second, is served for longer than the stall timeout."""
     service = await start(TABLE, stall_timeout=7)
-    with reader(service.port) as connection:
+    with small_reader(service.port) as connection:
         await wait_for_streams(service, 1)
         for _ in range(16):
             await asyncio.sleep(1)  # the drip itself
@@ -93,7 +83,7 @@ async def test_a_drip_outlives_the_stall_timeout(start: StartService) -> None:
 async def test_an_unfinished_head_is_ended(start: StartService, sent: bytes) -> None:
     """A connection that never finishes a request head is closed after the head timeout."""
     service = await start(head_timeout=0.5, stall_timeout=2)
-    with reader(service.port, sent) as connection, suppress(ConnectionResetError):
+    with small_reader(service.port, sent) as connection, suppress(ConnectionResetError):
         assert await read_to_the_end(connection) == b""
 
 
@@ -101,7 +91,7 @@ async def test_a_head_in_small_bites_gains_no_time(start: StartService) -> None:
     """A byte now and then does not put the head timeout off."""
     service = await start(head_timeout=1, stall_timeout=2)
     with (
-        reader(service.port, b"GET / HTTP/1.1\r\n") as connection,
+        small_reader(service.port, b"GET / HTTP/1.1\r\n") as connection,
         pytest.raises(OSError, match=r"reset|Broken pipe"),
     ):
         for _ in range(100):
@@ -113,7 +103,7 @@ async def test_a_connection_is_kept_for_the_next_request(start: StartService) ->
     """Two requests, one after the other's answer, are served on the same connection."""
     service = await start()
     loop = asyncio.get_running_loop()
-    with reader(service.port, b"") as connection:
+    with small_reader(service.port, b"") as connection:
         for _ in range(2):
             await loop.sock_sendall(connection, request_bytes("/healthz"))
             assert b"alive" in await asyncio.wait_for(loop.sock_recv(connection, 4 * KIB), 10)
@@ -123,7 +113,7 @@ async def test_a_connection_is_kept_for_the_next_request(start: StartService) ->
 async def test_an_endless_head_is_dropped(start: StartService) -> None:
     """A head that never ends costs at most its limit, then the connection is reset."""
     service = await start()
-    with reader(service.port, b"GET / HTTP/1.1\r\n") as connection:
+    with small_reader(service.port, b"GET / HTTP/1.1\r\n") as connection:
         loop = asyncio.get_running_loop()
         with pytest.raises(OSError, match=r"reset|Broken pipe"):
             for number in range(20_000):
@@ -149,7 +139,7 @@ async def test_idle_sockets_do_not_lock_out_the_next_client(start: StartService)
 async def test_what_is_sent_behind_an_export_is_not_kept(start: StartService) -> None:
     """A client that goes on sending during its stream fills no memory and gets no answer."""
     service = await start(TABLE)
-    with reader(service.port) as connection:
+    with small_reader(service.port) as connection:
         await wait_for_streams(service, 1)
         loop = asyncio.get_running_loop()
         for _ in range(100):
@@ -165,9 +155,27 @@ async def test_a_client_gone_mid_page_leaves_nothing(
     """Readers that vanish, by reset or by close, free everything and log no traceback."""
     service = await start(TABLE)
     for linger in (struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)):
-        with reader(service.port) as connection:
+        with small_reader(service.port) as connection:
             await wait_for_streams(service, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         await wait_for_streams(service, 0)
     assert await service.outcomes() == {"gone": 2}
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+async def test_a_lock_of_another_program_delays_writes_only(
+    database: SQLite, start: StartService
+) -> None:
+    """While another program holds the file's write lock, reads are answered and a write waits."""
+    service = await start(TABLE[:10])
+    task = {"title": "waits", "priority": 1}
+    other = apsw.Connection(str(database.path))
+    other.execute("BEGIN IMMEDIATE")
+    write = asyncio.create_task(service.client.post(service.url + "/tasks", json=task))
+    for _ in range(20):
+        assert (await service.get(EXPORT)).count(b"\n") >= 10
+    assert not write.done()
+    other.execute("ROLLBACK")
+    async with await write as response:
+        assert response.status == 201
+    other.close()

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from service.table import STATUSES, TITLE_CHARACTERS
 from tests.conftest import Running, StartService
+from tests.databases import EVERY_STORE
+
+pytestmark = EVERY_STORE
 
 EXAMPLES = settings(
-    max_examples=120,
+    max_examples=60,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],

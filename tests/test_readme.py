@@ -13,6 +13,7 @@ import pytest
 
 from simulator.launch import free_port
 from tests.conftest import StartProcess
+from tests.postgres import Postgres
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -26,6 +27,7 @@ RUNS_THIS = {
     '.venv/bin/pip install -c constraints.txt -e ".[bench,simulator]"',
 }
 """What cannot run inside itself: the first is what runs this test, and installs as the second."""
+POSTGRESQL = "postgresql://weir:secret@localhost:5432/weir"
 DEMO = "bash scripts/full-demo.sh"
 CURL = [command for command in COMMANDS if command.startswith("curl ")]
 SIMULATOR = [command for command in COMMANDS if command.startswith(".venv/bin/weir-sim ")]
@@ -112,12 +114,13 @@ def test_the_proof(command: str, spawn: StartProcess, table: Path, tmp_path: Pat
     assert "BOUNDED" in result.stdout
 
 
-def test_the_services_own_commands(tmp_path: Path) -> None:
+def test_the_services_own_commands(postgres: Postgres, tmp_path: Path) -> None:
     """What the README starts with Python runs as it stands there, if on fewer rows."""
     here = tmp_path / "weir"
     here.mkdir()
+    url = postgres.create_database("weir_readme")
     for command in OURS:
-        words = command.replace("3000000", "3000").replace("3000 ", "3000 ").split()[1:]
+        words = command.replace("3000000", "3000").replace(POSTGRESQL, url).split()[1:]
         if words[0].startswith("scripts/"):
             words = [str(ROOT / words[0]), *words[1:], "--help"]
         elif "generate" not in words:
@@ -127,6 +130,7 @@ def test_the_services_own_commands(tmp_path: Path) -> None:
         )
         assert result.returncode == 0, result
     assert (here / "tasks.db").exists()
+    postgres.drop_database("weir_readme")
 
 
 def test_curl_is_here() -> None:

@@ -15,11 +15,13 @@ from service.web.tasks import Tasks
 ROOT = Path(__file__).parent.parent
 SERVICE = (
     ("service.errors", "service.settings", "service.table", "service.logs"),
-    ("service.memory", "service.metrics"),
+    ("service.team", "service.memory"),
+    ("service.metrics",),
     ("service.generate", "service.stores"),
     ("service.stream",),
     ("service.web",),
     ("service.app",),
+    ("service.workers",),
     ("service.__main__",),
 )
 SIMULATOR = (

@@ -22,6 +22,7 @@ import click
 import psutil
 from bench_frame import LOOK_SECONDS, QUICK, Bench, Found, Goal, Sizes, nobody_left, stall, verdict
 from bench_memory import scale, stalled
+from bench_postgres import postgresql, workers
 from bench_servers import CSV, NDJSON, QUERY, download, fetch, run, time_to_body, to_nowhere
 from rich.console import Console
 from rich.table import Table
@@ -133,6 +134,8 @@ MEASUREMENTS: dict[str, Callable[[Bench], Found]] = {
     "beside": beside,
     "scale": scale,
     "stalled": stalled,
+    "postgresql": postgresql,
+    "workers": workers,
 }
 
 
@@ -187,7 +190,7 @@ def main(
             start = perf_counter()
             try:
                 table, outcome[name] = MEASUREMENTS[name](bench)
-            except (click.ClickException, SimulatorError, psutil.Error) as fault:
+            except (click.ClickException, SimulatorError, psutil.Error, RuntimeError) as fault:
                 faults.append(name)
                 console.print(f"[bold red]{name} could not be run:[/] {fault}", highlight=False)
                 continue

@@ -28,7 +28,8 @@ class Sizes(NamedTuple):
 
     rows: of rates, beside and stalled. long_rows: of first-byte and scale. busy: seconds that
     each size of scale takes at least. settle: seconds for a service to give back what it has
-    freed, which Weir does within 10 s. stalled: readers, SO_RCVBUF, bytes read first.
+    freed, which Weir does within 10 s. posted: rows by POST. stalled: readers, SO_RCVBUF, bytes
+    read first.
     """
 
     rows: int = 3_000_000
@@ -40,6 +41,7 @@ class Sizes(NamedTuple):
     settle: float = 15.0
     beside: int = 1_000
     warm_up: int = 200
+    posted: int = 300_000
     stalled: tuple[tuple[int, int, int], ...] = (
         (1_000, 4096, 0),
         (5_000, 4096, 0),
@@ -59,6 +61,7 @@ QUICK = Sizes(
     scale=(2_000, 20_000, 200_000),
     beside=100,
     warm_up=50,
+    posted=20_000,
     stalled=((200, 4096, 0), (50, 0, 100_000)),
 )
 

@@ -100,9 +100,12 @@ def stalled(bench: Bench) -> Found:
     return table, found
 
 
-def one_stalled(bench: Bench, readers: int, receive_buffer: int, first: int) -> dict[str, Any]:
+def one_stalled(
+    bench: Bench, readers: int, receive_buffer: int, first: int, *flags: str
+) -> dict[str, Any]:
+    """What readers that stop cost a Weir with these flags."""
     # Readers that read for minutes first must all be there still when the last one stops.
-    with bench.weir(bench.sizes.rows, "--stall-timeout", "600") as server:
+    with bench.weir(bench.sizes.rows, "--stall-timeout", "600", *flags) as server:
         for _ in range(3):
             download(server, CSV)
         with stall(server, bench.sizes.warm_up, receive_buffer, first):

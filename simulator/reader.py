@@ -132,6 +132,8 @@ class Reader:
         except OSError as fault:
             self._ended(fault.strerror or str(fault))
         self.close()
+        if again:
+            self.state = State.CONNECTING  # it stands no longer, and begins again later
         return again
 
     @property

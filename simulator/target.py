@@ -42,6 +42,10 @@ class Figures(NamedTuple):
     files: int | None = None
 
 
+Ends = dict[int, tuple[int, int]]
+"""State and send queue (in bytes) of the server's end of a connection, by the client's port."""
+
+
 @dataclass
 class Target:
     """The server at the plan's URL. missing: figures that cannot be had, with the reason."""
@@ -79,8 +83,8 @@ class Target:
             files=files,
         )
 
-    def queues(self) -> dict[int, tuple[int, int]] | None:
-        """State and send queue of the server's side, by the client's port; None if unknown."""
+    def ends(self) -> Ends | None:
+        """The server's ends of its connections; None if unknown."""
         known = self._connections(self._processes())
         return None if known is None else {each.peer: (each.state, each.tx_queue) for each in known}
 

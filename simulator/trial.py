@@ -11,24 +11,22 @@ import psutil
 from simulator.body import Body, check_body, measure_body
 from simulator.checks import Questions
 from simulator.errors import InconclusiveError
-from simulator.fleet import Counts, Outcome
+from simulator.fleet import Counts
 from simulator.fleet_process import Asking, FleetProcess
 from simulator.judge import judge
 from simulator.plan import GIB, KIB, MIB, Plan
-from simulator.probe import STANDING
-from simulator.reader import State
 from simulator.record import (
     EndLine,
     FaultLine,
     Kind,
     PhaseLine,
     PlanLine,
-    ReaderLine,
     Record,
     Sample,
     ServerLine,
     this_machine,
 )
+from simulator.survey import survey
 from simulator.target import Target
 from simulator.verdict import PARTS, Status
 
@@ -254,34 +252,11 @@ class Trial:
 
     def _survey(self, fleet: FleetProcess) -> None:
         """Write down each reader as it is now, seen from both ends."""
-        queues = self.target.queues()
         server = self.record.server
         assert server
         assert self._phase
-        for each in fleet.outcomes():
-            self.record.add(_line(each, self._phase.name, queues, server.body))
-
-
-def _line(
-    reader: Outcome, phase: str, queues: dict[int, tuple[int, int]] | None, body: int
-) -> ReaderLine:
-    state, queue = (queues or {}).get(reader.port, (0, 0)) if reader.port else (0, 0)
-    standing = reader.state is State.STANDING
-    taken = reader.received + reader.waiting + queue
-    closed = standing and queues is not None and state not in STANDING
-    return ReaderLine(
-        phase=phase,
-        number=reader.number,
-        profile=reader.profile,
-        state=reader.state,
-        received=reader.received,
-        taken=taken,
-        queue=None if queues is None else queue,
-        pressed=standing and state in STANDING and queue > 0,
-        closed=closed,
-        in_kernel=closed and taken >= body,
-        fault=reader.fault,
-    )
+        for line in survey(self.target, fleet, self._phase.name, server.body):
+            self.record.add(line)
 
 
 def _check_dose(plan: Plan, large: Body, small: Body) -> None:

@@ -10,10 +10,12 @@ from simulator.errors import InconclusiveError, UsageError
 from simulator.fleet import Counts
 from simulator.fleet_process import Asking, FleetProcess
 from simulator.pacing import PROFILES
-from simulator.plan import parse_mix
+from simulator.plan import make_plan, parse_mix
 from simulator.probe import CLOSE_WAIT, connections
 from simulator.reader import State
 from simulator.selftest import serving
+from simulator.survey import survey
+from simulator.target import find_target
 from tests.conftest import StartProcess
 
 MIB = 1024 * 1024
@@ -84,6 +86,17 @@ def test_the_server_sees_a_half_close(bounded: str) -> None:
         counts_until(
             fleet, lambda _: [each.state for each in connections(port)] == [CLOSE_WAIT] * 4
         )
+
+
+def test_readers_that_come_and_go_are_not_dropped() -> None:
+    """Whoever connects or aborts while both ends are looked at was not dropped by the server."""
+    with serving("bounded") as (url, pid):
+        target = find_target(make_plan(url=url), pid)
+        with FleetProcess(Asking(url, mix=parse_mix("abort:first=1,pause=0.2"))) as fleet:
+            fleet.reach(100)
+            looks = [list(survey(target, fleet, "here", 16 * MIB)) for _ in range(50)]
+    assert all(sum(each.pressed for each in readers) > 50 for readers in looks)
+    assert not [each for readers in looks for each in readers if each.lost]
 
 
 def test_dropped_readers_are_noticed_while_they_wait() -> None:

@@ -30,7 +30,7 @@ SIMULATOR = (
     ("simulator.reader", "simulator.fleet", "simulator.fleet_process", "simulator.launch"),
     ("simulator.record", "simulator.verdict"),
     ("simulator.checks", "simulator.judge"),
-    ("simulator.body", "simulator.target", "simulator.trial"),
+    ("simulator.body", "simulator.target", "simulator.survey", "simulator.trial"),
     ("simulator.specimens",),
     ("simulator.selftest", "simulator.run", "simulator.report"),
     ("simulator.pytest_plugin", "simulator.__main__"),

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
+from structlog.testing import capture_logs
 
 from service.app import serve
 from service.generate import tasks
@@ -78,6 +80,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 def _guarded_loop() -> Iterator[BlockBuster]:
     """A blocking call on the event loop fails the test that made it."""
     configure("text")
+    structlog.configure(cache_logger_on_first_use=False)  # or the first test's is kept
     with blockbuster_ctx("service") as guard:
         # The log of a fault that nobody expected quotes the source of its traceback.
         guard.functions["os.stat"].can_block_in("linecache.py", {"checkcache", "updatecache"})
@@ -135,6 +138,22 @@ async def start(database: Database) -> AsyncIterator[StartService]:
             return Running(url, client)
 
         yield begin
+
+
+Logged = list[MutableMapping[str, Any]]
+
+
+@pytest.fixture
+def logged() -> Iterator[Logged]:
+    """What a service of this process logs while a test runs, an entry for each line."""
+    with capture_logs() as entries:
+        yield entries
+
+
+def faults(logged: Logged) -> list[tuple[str, str]]:
+    """The route and the reason of each request that failed."""
+    failed = [entry for entry in logged if entry["event"] == "request failed"]
+    return [(entry["route"], entry["reason"]) for entry in failed]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import signal
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +13,7 @@ from service.errors import StoreError
 from service.generate import tasks
 from service.stores import Store
 from service.table import NewTask
-from tests.conftest import AUTHORIZATION, Process, StartProcess, StartService
+from tests.conftest import AUTHORIZATION, Logged, Process, StartProcess, StartService, faults
 from tests.databases import EVERY_STORE, POSTGRESQL_ALONE, SQLITE_ALONE, Database, SQLite
 
 pytestmark = EVERY_STORE
@@ -189,17 +190,24 @@ def test_a_killed_service_leaves_no_whole_file(
 
 
 async def test_nothing_is_stored_in_a_database_that_is_gone(
-    start: StartService, database: Database
+    start: StartService, database: Database, logged: Logged
 ) -> None:
-    """Once the database is deleted no write is answered 2xx, and `/readyz` says 503."""
+    """Once the database is deleted no write is answered 2xx, and `/readyz` says 503: what is
+    wrong stands in the log, and no client is told where the database was."""
     service = await start(TABLE[:10], reconnect_timeout=0.5)
     await database.vanish()
     task = {"title": "lost", "priority": 1}
     async with service.client.post(service.url + "/tasks", json=task) as answer:
         assert answer.status == 503
-        assert database.gone in (await answer.json())["detail"]
+        assert answer.headers["Retry-After"]
+        told = await answer.text()
     async with service.client.get(service.url + "/readyz") as answer:
         assert answer.status == 503
+        told += await answer.text()
+    place = urlsplit(database.url)
+    assert not [name for name in (place.path, str(place.port), database.gone) if name in told]
+    assert {route for route, _ in faults(logged)} == {"/tasks", "/readyz"}
+    assert all(database.gone in reason for _, reason in faults(logged))
 
 
 async def test_slow_uploads_do_not_lock_out_a_task(start: StartService) -> None:

@@ -7,7 +7,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from service.errors import InvalidError, WeirError
+from service.errors import InvalidError, RefusedError, StoreError, WeirError
 from service.metrics import Metrics
 from service.settings import KIB
 from service.web.authentication import Tokens
@@ -22,6 +22,8 @@ HEAD_BYTES = 8 * KIB
 """Most bytes in a request's head: it is kept, twice, for as long as its response takes."""
 HEADER_BYTES = 128
 """What a header takes beside its text."""
+RETRY_SECONDS = 5
+"""What `Retry-After` says when the database failed: a server is restarted within seconds."""
 METHODS_WITH_BODY = (hdrs.METH_POST, hdrs.METH_PATCH)
 
 RawHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -74,7 +76,7 @@ def _refusals(
                 _check_head(request)
                 return await handler(request)
             except WeirError as error:
-                return refuse(error)
+                return refuse(_to_be_told(error, request.path))
             except web.HTTPException as fault:
                 return from_aiohttp(fault)
             except ConnectionError:
@@ -86,6 +88,19 @@ def _refusals(
                 )
 
     return middleware
+
+
+def _to_be_told(error: WeirError, route: str) -> WeirError:
+    """What a client is told: of a fault of the database no hosts, files or users of ours."""
+    if error.code != StoreError.code:
+        return error
+    log.error("request failed", route=route, reason=error.message, hint=error.hint)
+    return RefusedError(
+        "the database is not available",
+        code=StoreError.code,
+        hint="try again later; the service's log says what is wrong",
+        retry_after=RETRY_SECONDS,
+    )
 
 
 async def _expect(request: web.Request) -> web.Response | None:

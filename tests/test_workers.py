@@ -194,17 +194,27 @@ async def test_workers_shut_down_together(
 
 
 async def test_workers_do_not_outlive_the_service(
-    database: Database, spawn: StartProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    spawn: StartProcess,
+    client: ExitStack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """When the process that watches over them is killed, workers end, and leave no file behind."""
+    """When the process that watches over them is killed, workers end after their grace, the
+    streams with them, visibly; and they leave no file behind."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     service = await begin(spawn, database, "--grace", "1")
     workers = workers_of(service)
     assert len(workers) == WORKERS
     assert len(folders(tmp_path)) == 1
+    reader = ask_for_export(service, client)  # of one worker: the others end before it
+    assert await heads([reader]) == [200]
     service.popen.kill()
     await until(lambda: not any(is_alive(worker) for worker in workers))
+    with pytest.raises(ConnectionError):
+        await rest(reader)
     assert not folders(tmp_path)
+    assert "Traceback" not in service.log
 
 
 def folders(parent: Path) -> list[Path]:

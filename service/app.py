@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 BACKLOG = 1024
 """Connections that the kernel holds until they are accepted."""
+ACCEPTED_AT_ONCE = 16
+"""Connections accepted before those beyond the limit are dropped: their files must be spare."""
 READ_BYTES = 8 * KIB
 """Bytes of a request body that aiohttp reads ahead of the handler."""
 LINGER_SECONDS = 5
@@ -152,9 +154,11 @@ async def serving(
                 read_bufsize=READ_BYTES,
             )
 
+        # What asyncio takes for the backlog is also how many it accepts in one go.
         server = await asyncio.get_running_loop().create_server(
-            connection, sock=listener, backlog=BACKLOG
+            connection, sock=listener, backlog=ACCEPTED_AT_ONCE
         )
+        listener.listen(BACKLOG)
         housekeeping = (
             asyncio.create_task(_log_memory(settings, team)),
             asyncio.create_task(_release_memory(ahead)),

@@ -114,7 +114,9 @@ class Settings(BaseModel):
     head_timeout: Seconds = Field(
         15, description="seconds a connection may wait for a whole request head, the first or next"
     )
-    body_timeout: Seconds = Field(30, description="seconds a client has to deliver its body")
+    body_timeout: Seconds = Field(
+        30, description="seconds a client has to deliver its body, and to take the answer to it"
+    )
     grace: Seconds = Field(
         20, description="seconds that streams get to finish after SIGTERM, then they break"
     )

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service.errors import ConfigurationError
+
 PID, STREAMS, CONNECTIONS, IN_PROCESS, IN_KERNEL = "pid", "streams", "connections", "user", "kernel"
 """What each worker counts: its process, its streams and connections, and the bytes that these
 hold in the process and in the kernel; beside them its streams of each token."""
@@ -22,8 +24,9 @@ class Team:
     A worker writes its own row only; a limit holds for the sum of all rows. So what a worker
     that died had counted is taken back by clearing its row.
 
-    number: which row is this process's. size: rows. tokens: the names that streams are counted
-    under. folder: where the workers meet; None when there is one.
+    number: which row is this process's; -1, that of none, for who makes the table. size: rows.
+    tokens: the names that streams are counted under. folder: where the workers meet; None when
+    there is one.
     """
 
     number: int = 0
@@ -41,7 +44,16 @@ class Team:
         if self.folder is None:
             memory = mmap.mmap(-1, length)
         else:
-            self._lock = os.open(self.folder / "counts", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                # A folder that is locked is left alone by systemd-tmpfiles, however old it is.
+                fcntl.flock(os.open(self.folder, os.O_RDONLY), fcntl.LOCK_SH)
+                flags = os.O_RDWR | (os.O_CREAT if self.number < 0 else 0)
+                self._lock = os.open(self.folder / "counts", flags, 0o600)
+            except FileNotFoundError:  # with a new one, limits would no longer hold for all
+                raise ConfigurationError(
+                    f"what the workers count together, in {self.folder}, was removed",
+                    hint="restart the service, and see what cleans the folder of temporary files",
+                ) from None
             os.truncate(self._lock, length)
             memory = mmap.mmap(self._lock, length)
         self._cells = memoryview(memory).cast("q")

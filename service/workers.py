@@ -28,7 +28,7 @@ from service.settings import Settings
 from service.stores import open_store
 from service.stream.admission import Bound
 from service.team import Team
-from service.web.authentication import Tokens
+from service.web.authentication import Token, Tokens
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ class Orders:
 
     settings: Settings
     bound: Bound
-    tokens: Sequence[str]
+    tokens: Sequence[Token]
     folder: Path
     number: int
     listener: int
@@ -55,7 +55,7 @@ class Orders:
         members = {
             "settings": self.settings.model_dump(mode="json"),
             "bound": asdict(self.bound),
-            "tokens": list(self.tokens),
+            "tokens": [token.without_secret() for token in self.tokens],
             "folder": str(self.folder),
             "number": self.number,
             "listener": self.listener,
@@ -68,6 +68,7 @@ class Orders:
         return cls(
             Settings.model_validate(members.pop("settings")),
             Bound(**members.pop("bound")),
+            [Token.model_validate(token) for token in members.pop("tokens")],
             folder=Path(members.pop("folder")),
             **members,
         )
@@ -92,7 +93,7 @@ async def run_workers(
         team = Team(-1, settings.workers, tokens.names, folder)
         listeners = [stack.enter_context(listener) for listener in listen(settings)]
         workers = [
-            _Worker(Orders(settings, bound, tokens.names, folder, number, listener.fileno()), team)
+            _Worker(Orders(settings, bound, tokens.known, folder, number, listener.fileno()), team)
             for number, listener in enumerate(listeners)
         ]
         keepers = [asyncio.create_task(worker.keep()) for worker in workers]
@@ -133,21 +134,20 @@ class _Worker:
         self._team = team
         self._process: asyncio.subprocess.Process | None = None
         self._ending = False
+        self._starting = asyncio.Lock()
 
     async def keep(self) -> None:
         """Start the worker, and another one when it dies, until it is told to end."""
         number = self._orders.number
         while not self._ending:
             self.ready.clear()
-            process = self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "service.workers",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                pass_fds=[self._orders.listener],
-                env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(self._orders.folder)},
-            )
+            try:
+                async with self._starting:
+                    process = self._process = await self._spawn()
+            except OSError as fault:
+                log.error("worker cannot be started, it is tried again", reason=str(fault))
+                await asyncio.sleep(RESTART_PAUSE)
+                continue
             assert process.stdin is not None
             assert process.stdout is not None
             with suppress(ConnectionError):
@@ -169,10 +169,25 @@ class _Worker:
             if not self.ready.is_set():
                 await asyncio.sleep(RESTART_PAUSE)
 
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        """A new process; it imports from where this one does, not from where it is started."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "service.workers"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=[self._orders.listener],
+            env=os.environ
+            | {
+                "PROMETHEUS_MULTIPROC_DIR": str(self._orders.folder),
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
+        )
+
     async def end(self, grace: float) -> None:
         """Have the worker shut down, and kill it if it does not."""
         self._ending = True
-        process = self._process
+        async with self._starting:  # or one that is just being started would stay
+            process = self._process
         if process is None or process.returncode is not None:
             return
         with suppress(ProcessLookupError):
@@ -195,8 +210,8 @@ async def _work(orders: Orders) -> None:
         stop.set()
 
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), nobody_watches)  # its end
-    tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
-    team = Team(orders.number, settings.workers, orders.tokens, orders.folder)
+    tokens = Tokens(orders.tokens)
+    team = Team(orders.number, settings.workers, tokens.names, orders.folder)
     store = await open_store(settings)
     try:
         listener = socket.socket(fileno=orders.listener)

@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+import signal
 import socket
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
+from urllib.request import urlopen
 
 import apsw
+import psutil
 import pytest
 
 from service.generate import tasks
 from service.settings import KIB
-from tests.conftest import Running, StartService, request_bytes, small_reader
+from tests.conftest import Running, StartProcess, StartService, request_bytes, small_reader
 from tests.databases import SQLite
 
 EXPORT = "/tasks/export.csv"
@@ -134,6 +137,21 @@ async def test_idle_sockets_do_not_lock_out_the_next_client(start: StartService)
     finally:
         for connection in connections:
             connection.close()
+
+
+def test_a_burst_of_connections_stays_within_the_limit(spawn: StartProcess) -> None:
+    """However many come at once, no more stay than the limit, and files are left to serve with."""
+    limit, burst = 30, 600
+    service = spawn("--max-connections", str(limit), "--max-streams", "10")
+    with ExitStack() as stack:
+        service.popen.send_signal(signal.SIGSTOP)  # the kernel takes them all, then it does
+        for _ in range(burst):
+            stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+        service.popen.send_signal(signal.SIGCONT)
+        with urlopen(service.url + "/healthz", timeout=20) as answer:
+            assert answer.status == 200
+        staying = psutil.Process(service.popen.pid).net_connections("tcp")
+        assert sum(each.status == psutil.CONN_ESTABLISHED for each in staying) <= limit
 
 
 async def test_what_is_sent_behind_an_export_is_not_kept(start: StartService) -> None:

@@ -99,7 +99,8 @@ def pages_statement(trip: Trip) -> str:
         f" FROM ({rows}) AS row"
     )
     return (
-        "SELECT (SELECT seq FROM clock), rows,"
+        # -1: an empty clock has not come as far as any stream's start.
+        "SELECT coalesce((SELECT seq FROM clock), -1), rows,"
         f" CASE WHEN octet_length(lines) <= {trip.most:d} THEN lines END"
         f" FROM generate_series({trip.after:d}::bigint, {last:d}::bigint, {trip.span:d}::bigint)"
         f" AS start, LATERAL ({page}) AS page ORDER BY start"

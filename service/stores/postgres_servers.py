@@ -47,6 +47,7 @@ class Servers:
         self._wait = settings.reconnect_timeout
         self._max_lag = settings.max_replica_lag
         self._history: deque[tuple[float, int]] = deque(maxlen=HISTORY)
+        self._database = ""
         self._looked = asyncio.Event()
         self._wanted = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
@@ -58,7 +59,7 @@ class Servers:
         """
         async with first_connection(self.primary.address) as connection:
             await prepare(connection, self.primary.name)
-            self.primary.database = await identity(connection, self.primary.name)
+            self._database = await identity(connection, self.primary.name)
         await asyncio.gather(*(server.open() for server in [self.primary, *self.replicas]))
         for replica in self.replicas:
             try:
@@ -69,7 +70,7 @@ class Servers:
                     raise
                 replica.lost(AwayError(error.message))
                 continue
-            if replica.database != self.primary.database:
+            if replica.database != self._database:
                 raise ConfigurationError(
                     f"{replica.name} is no replica of {self.primary.name}",
                     hint="--read-database names a replica of --database",
@@ -149,7 +150,7 @@ class Servers:
         """Why nothing is read from a replica, or ""."""
         if not replica.up:
             return replica.reason
-        if replica.database != self.primary.database:
+        if replica.database != self._database:
             return f"it is no replica of {self.primary.name}"
         if (lag := self._lag(replica)) > self._max_lag:
             return f"it is {lag:.0f} seconds behind"
@@ -157,7 +158,7 @@ class Servers:
 
     def _lag(self, replica: Server) -> float:
         """Seconds since the primary was first seen with a change that the replica lacks."""
-        for moment, seq in self._history:
+        for moment, seq in self._history.copy():  # `/metrics` asks from a thread
             if seq > replica.seq:
                 return monotonic() - moment
         return 0.0
@@ -196,6 +197,8 @@ class Servers:
         # The replicas first: what the primary has by then, they cannot be blamed for yet.
         await asyncio.gather(*(replica.look() for replica in self.replicas))
         await self.primary.look()
+        if self.primary.up and self.primary.database != self._database:
+            self.primary.up, self.primary.reason = False, "another database has taken its place"
         seq = self.primary.seq
         if self.primary.up and (not self._history or self._history[-1][1] != seq):
             self._history.append((monotonic(), seq))

@@ -2,6 +2,7 @@
 
 import ipaddress
 import tomllib
+from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
@@ -43,6 +44,10 @@ class Token(BaseModel):
     def digest(self) -> str:
         return _digest(self.secret) if self.secret is not None else str(self.sha256).lower()
 
+    def without_secret(self) -> dict[str, object]:
+        """The same token as members of JSON, told by its digest."""
+        return {"name": self.name, "sha256": self.digest, "scopes": sorted(self.scopes)}
+
 
 class _TokenFile(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -57,7 +62,8 @@ def _digest(secret: str) -> str:
 class Tokens:
     """The tokens that are let in."""
 
-    def __init__(self, tokens: list[Token]) -> None:
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self.known = tokens
         # A look-up by digest takes no longer for a guess that is nearly right.
         self._by_digest = {token.digest: token for token in tokens}
         self.names = [token.name for token in tokens]

@@ -42,7 +42,8 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self.flow = self._connections.add(self, transport)
+        self.flow = Flow(transport, self._connections.room, self._connections.unsent_bytes)
+        self._connections.add(self)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -98,7 +99,8 @@ class Connections:
     def __init__(self, settings: Settings, team: Team) -> None:
         self._settings = settings
         self._team = team
-        self._room = Room()
+        self.room = Room()
+        self.unsent_bytes = settings.unsent_bytes
         self._all: set[Connection] = set()
         self.idle: dict[Connection, None] = {}
         """Those without a request, the one that has waited longest first."""
@@ -108,16 +110,18 @@ class Connections:
         self._sweeper.cancel()
         with suppress(asyncio.CancelledError):
             await self._sweeper
-        self._room.close()
+        self.room.close()
 
-    def add(self, connection: Connection, transport: asyncio.Transport) -> Flow:
-        flow = Flow(transport, self._room, self._settings.unsent_bytes)
+    def add(self, connection: Connection) -> None:
+        """Count it in; beyond the limit one is dropped: who has waited longest, or this one."""
         self._all.add(connection)
         self._team.set(CONNECTIONS, len(self._all))
         self.idle[connection] = None
         if self._team.total(CONNECTIONS) > self._settings.max_connections:
-            next(iter(self.idle)).flow.abort() if len(self.idle) > 1 else flow.abort()
-        return flow
+            dropped = next(iter(self.idle))
+            # Now, not when its end is told: of many that come at once each drops another one.
+            self.discard(dropped)
+            dropped.flow.abort()
 
     def discard(self, connection: Connection) -> None:
         self._all.discard(connection)

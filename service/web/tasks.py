@@ -13,6 +13,7 @@ from service.settings import KIB, Settings
 from service.stores import Store
 from service.table import Cursor, Format, Query, Task
 from service.web.authentication import Token
+from service.web.connections import Connection
 from service.web.parameters import (
     ListParameters,
     Parameters,
@@ -69,9 +70,9 @@ class Tasks:
             tasks, many = parse_new_tasks(body)
             stored = [_members(task) for task in await self._store.create(tasks)]
             if many:
-                return await _sent(request, _answer(stored, 201))
+                return await self._sent(request, _answer(stored, 201))
             place: dict[str, str] = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
-            return await _sent(request, _answer(stored[0], 201, place))
+            return await self._sent(request, _answer(stored[0], 201, place))
 
     async def update(
         self, request: web.Request, token: Token, parameters: Parameters
@@ -80,7 +81,7 @@ class Tasks:
         task_id = parse_id(request.match_info["id"])
         async with self._body(request) as body:
             task = await self._store.update(task_id, parse_changes(body))
-            return await _sent(request, _answer(_members(task)))
+            return await self._sent(request, _answer(_members(task)))
 
     async def delete(
         self, request: web.Request, token: Token, parameters: Parameters
@@ -113,6 +114,22 @@ class Tasks:
         async with place(self._places, self._settings.body_timeout, refusal):
             yield await self._read_body(request)
 
+    async def _sent(self, request: web.Request, response: web.Response) -> web.Response:
+        """The response once the kernel has all of it; a client that does not take it is dropped.
+
+        What was stored stays stored. Without an end to it, a few clients could keep all places.
+        """
+        try:
+            async with asyncio.timeout(self._settings.body_timeout):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            connection = request.protocol
+            assert isinstance(connection, Connection)
+            connection.flow.abort()
+            raise ConnectionResetError("the client did not take its answer") from None
+        return response
+
     async def _read_body(self, request: web.Request) -> bytes:
         patience = self._settings.body_timeout
         try:
@@ -142,10 +159,3 @@ def _members(task: Task) -> dict[str, str | int]:
 def _answer(body: object, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
     text = to_json(body)  # several times as fast as `json`: there may be a thousand tasks
     return web.Response(body=text, status=status, headers=headers, content_type=JSON_TYPE)
-
-
-async def _sent(request: web.Request, response: web.Response) -> web.Response:
-    """The response once the kernel has all of it."""
-    await response.prepare(request)
-    await response.write_eof()
-    return response

@@ -15,7 +15,14 @@ import pytest
 
 from service.generate import tasks
 from service.settings import KIB
-from tests.conftest import Running, StartProcess, StartService, request_bytes, small_reader
+from tests.conftest import (
+    AUTHORIZATION_LINE,
+    Running,
+    StartProcess,
+    StartService,
+    request_bytes,
+    small_reader,
+)
 from tests.databases import SQLite
 
 EXPORT = "/tasks/export.csv"
@@ -152,6 +159,27 @@ def test_a_burst_of_connections_stays_within_the_limit(spawn: StartProcess) -> N
             assert answer.status == 200
         staying = psutil.Process(service.popen.pid).net_connections("tcp")
         assert sum(each.status == psutil.CONN_ESTABLISHED for each in staying) <= limit
+
+
+async def test_an_answer_that_nobody_takes_is_given_up(start: StartService) -> None:
+    """A client that sends a large body and takes no answer keeps others out for bounded time."""
+    service = await start(max_writes=1, body_timeout=1)
+    many = [{"title": "x" * 1_900, "priority": 1}] * 1_000
+    few = [{"title": "y" * 100, "priority": 1}] * 200  # larger than what needs no place
+    body = json.dumps(many).encode()
+    head = f"{AUTHORIZATION_LINE}\r\nContent-Type: application/json\r\nHost: x\r\n"
+    head = f"POST /tasks HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n"
+    with small_reader(service.port, head.encode()) as connection:
+        await asyncio.get_running_loop().sock_sendall(connection, body)
+        async with asyncio.timeout(20):
+            status = 503
+            while status == 503:
+                async with service.client.post(service.url + "/tasks", json=few) as response:
+                    status = response.status
+        assert status == 201
+        with pytest.raises(ConnectionResetError):
+            await read_to_the_end(connection)
+    assert (await service.get(EXPORT)).count(b"\n") == 1 + len(many) + len(few)
 
 
 async def test_what_is_sent_behind_an_export_is_not_kept(start: StartService) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from time import monotonic
@@ -193,6 +194,54 @@ async def test_a_server_that_hangs_breaks_the_streams(
             assert (status, problem["code"]) == (503, "store_unavailable")
     await ready(service, 200)
     assert (await service.get(EXPORT)).count(b"\n") > len(TABLE)
+
+
+async def test_an_emptied_clock_breaks_the_streams(start: StartService, database: Database) -> None:
+    """Streams whose table is restored or emptied under them never end clean with other bytes."""
+    service = await start(TABLE, read_ahead_bytes=0, **IMPATIENT)
+    async with under_way(service, 2) as streams:
+        await database.execute("DELETE FROM clock")
+        for response in streams:
+            await broken(response)
+
+
+async def test_another_database_in_its_place_is_not_read(
+    start: StartService, cluster: Cluster
+) -> None:
+    """A stream never goes on from another database that has come to have the same name."""
+    other = PostgreSQL(cluster.create_database("other"), lambda: None)
+    await other.fill(tasks(20_000, seed=32))
+    service = await start(TABLE, read_ahead_bytes=0, **IMPATIENT)
+    whole = PostgreSQL(cluster.url(), lambda: None)
+    async with under_way(service, 2) as streams:
+        await whole.execute("ALTER DATABASE weir ALLOW_CONNECTIONS false")
+        await whole.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'weir'"
+        )
+        await whole.execute("ALTER DATABASE weir RENAME TO before")
+        await whole.execute("ALTER DATABASE other RENAME TO weir")
+        for response in streams:
+            await broken(response)
+    assert (await ask(service, "/readyz"))[0] == 503
+
+
+async def test_a_service_that_is_told_to_end_while_it_starts_ends(
+    database: Database, cluster: Cluster
+) -> None:
+    """SIGTERM before the database has answered starts no worker that nobody ends."""
+    with frozen(cluster):
+        command = [sys.executable, "-m", "service", "--workers=2", "--port=0", "--grace=1"]
+        started = await asyncio.create_subprocess_exec(*command, f"--database={database.url}")
+        service = psutil.Process(started.pid)
+
+        def asks_the_database() -> bool:
+            found = service.net_connections("tcp")
+            return any(each.raddr and each.raddr.port == cluster.port for each in found)
+
+        await until(asks_the_database)
+        started.terminate()
+    async with asyncio.timeout(30):
+        assert await started.wait() == 0
 
 
 async def test_streams_go_on_when_the_server_does(start: StartService, cluster: Cluster) -> None:

@@ -51,6 +51,7 @@ class PostgresStore:
         store = cls(settings)
         try:
             await store._servers.open()
+            store._writer.identity = store._servers.primary.identity
             await store._writer.open()
         except BaseException:
             await store.close()

@@ -54,7 +54,8 @@ def address_name(address: str) -> str:
 class Server:
     """A pool of connections to one server, for reading or for writing.
 
-    up: it answered when it was last asked. seq: how far it had come then.
+    up: it answered when it was last asked. seq: how far it had come then. identity: that of the
+    database that it must lead to, or "" for any.
     waiting: how many of ours use it or wait to. reason: why it is not up, or not used.
     """
 
@@ -63,9 +64,10 @@ class Server:
         self.name = address_name(address)
         self.up = True
         self.seq = 0
-        self.database = ""
+        self.identity = ""
         self.waiting = 0
         self.reason = ""
+        self._writes = writes
         self._watcher: asyncpg.Connection | None = None
         self._patience = settings.statement_timeout + SPARE_SECONDS
         self._answered = 0.0
@@ -75,7 +77,7 @@ class Server:
             max_size=size,
             timeout=CONNECT_SECONDS,
             command_timeout=self._patience,
-            init=_durable if writes else None,
+            init=self._prepare,
             reset=_leave,
             server_settings=_COMMON
             | {
@@ -138,6 +140,24 @@ class Server:
                 if self._answered < asked:
                     raise
 
+    async def _prepare(self, connection: asyncpg.Connection) -> None:
+        """Make sure where a new connection leads, and that what it writes is on the disk."""
+        if self.identity:
+            self._check(await connection.fetchval("SELECT database::text FROM weir_schema"))
+        if self._writes:
+            # What is answered 2xx is on the disk, whatever the server's default.
+            await connection.execute(
+                "SELECT set_config('synchronous_commit', 'on', false)"
+                " WHERE current_setting('synchronous_commit') = 'off'"
+            )
+
+    def _check(self, identity: str) -> None:
+        if identity != self.identity:
+            raise AwayError(
+                f"{self.name}: another database has taken its place",
+                hint="see where its address leads",
+            )
+
     def lost(self, fault: StoreError) -> None:
         """It failed: it is not asked again until it has answered a look."""
         self.up, self.reason = False, fault.message.removeprefix(f"{self.name}: ")
@@ -154,7 +174,8 @@ class Server:
                 found = await self._watcher.fetchrow(statement)
                 if found is None:
                     raise StoreError("its table 'clock' is empty")
-                self.seq, self.database = found
+                self._check(found["database"])
+                self.seq = found["seq"]
         except Exception as fault:  # whatever it is: the next look must come
             self._forget_watcher()
             self.up, self.reason = False, _message(fault)
@@ -183,14 +204,6 @@ _READING = {
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
 }
-
-
-async def _durable(connection: asyncpg.Connection) -> None:
-    """What is answered 2xx is on the disk, whatever the server's default."""
-    await connection.execute(
-        "SELECT set_config('synchronous_commit', 'on', false)"
-        " WHERE current_setting('synchronous_commit') = 'off'"
-    )
 
 
 async def _leave(connection: asyncpg.Connection) -> None:

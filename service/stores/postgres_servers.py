@@ -47,7 +47,6 @@ class Servers:
         self._wait = settings.reconnect_timeout
         self._max_lag = settings.max_replica_lag
         self._history: deque[tuple[float, int]] = deque(maxlen=HISTORY)
-        self._database = ""
         self._looked = asyncio.Event()
         self._wanted = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
@@ -59,18 +58,20 @@ class Servers:
         """
         async with first_connection(self.primary.address) as connection:
             await prepare(connection, self.primary.name)
-            self._database = await identity(connection, self.primary.name)
+            known = await identity(connection, self.primary.name)
+        for server in (self.primary, *self.replicas):
+            server.identity = known
         await asyncio.gather(*(server.open() for server in [self.primary, *self.replicas]))
         for replica in self.replicas:
             try:
                 async with first_connection(replica.address) as connection:
-                    replica.database = await identity(connection, replica.name)
+                    found = await identity(connection, replica.name)
             except ConfigurationError as error:
                 if error.code != UNREACHABLE:
                     raise
                 replica.lost(AwayError(error.message))
                 continue
-            if replica.database != self._database:
+            if found != known:
                 raise ConfigurationError(
                     f"{replica.name} is no replica of {self.primary.name}",
                     hint="--read-database names a replica of --database",
@@ -150,8 +151,6 @@ class Servers:
         """Why nothing is read from a replica, or ""."""
         if not replica.up:
             return replica.reason
-        if replica.database != self._database:
-            return f"it is no replica of {self.primary.name}"
         if (lag := self._lag(replica)) > self._max_lag:
             return f"it is {lag:.0f} seconds behind"
         return ""
@@ -197,8 +196,6 @@ class Servers:
         # The replicas first: what the primary has by then, they cannot be blamed for yet.
         await asyncio.gather(*(replica.look() for replica in self.replicas))
         await self.primary.look()
-        if self.primary.up and self.primary.database != self._database:
-            self.primary.up, self.primary.reason = False, "another database has taken its place"
         seq = self.primary.seq
         if self.primary.up and (not self._history or self._history[-1][1] != seq):
             self._history.append((monotonic(), seq))

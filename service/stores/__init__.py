@@ -45,7 +45,7 @@ class Store(Protocol):
         """Delete one task and leave a tombstone; durable when it returns."""
 
     async def fill(self, tasks: Iterable[NewTask]) -> None:
-        """Append many tasks in one go; all are stored or none."""
+        """Append many tasks, in batches; each is stored whole, in its order, or not at all."""
 
     async def ping(self) -> None:
         """Return when the database answers."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from time import monotonic
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ T = TypeVar("T")
 LOOK_PAUSE, LOOK_PAUSE_AWAY = 1.0, 0.25
 """Seconds between two looks at the servers, while all answer and while one does not."""
 HISTORY = 3600
-"""Looks at the primary that are remembered: a replica's lag is known up to about an hour."""
+"""Changes of the primary that are remembered; of more, every second one is forgotten."""
 
 
 class BehindError(AwayError):
@@ -46,7 +47,7 @@ class Servers:
         self.replicas = [server(address) for address in settings.read_database]
         self._wait = settings.reconnect_timeout
         self._max_lag = settings.max_replica_lag
-        self._history: deque[tuple[float, int]] = deque(maxlen=HISTORY)
+        self._history: deque[tuple[float, int]] = deque()
         self._looked = asyncio.Event()
         self._wanted = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
@@ -198,6 +199,8 @@ class Servers:
         await self.primary.look()
         seq = self.primary.seq
         if self.primary.up and (not self._history or self._history[-1][1] != seq):
+            if len(self._history) == HISTORY:
+                self._history = deque(islice(self._history, 0, None, 2))
             self._history.append((monotonic(), seq))
         # What every replica has is of no interest any more.
         slowest = min((replica.seq for replica in self.replicas), default=seq)

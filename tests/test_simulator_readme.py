@@ -12,12 +12,16 @@ import click
 import pytest
 
 from simulator.__main__ import main
+from simulator.errors import EXIT_INCONCLUSIVE
 from simulator.pacing import PROFILES
 from tests.conftest import StartProcess
 
 README = (Path(__file__).parent.parent / "simulator" / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(?:python|javascript)\n(?:#|//) (\S+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = "".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).splitlines()
+
+TRIES = 2
+"""A trial that proved nothing, as beside much other load, is tried once more."""
 
 
 @pytest.mark.parametrize(
@@ -33,39 +37,50 @@ def test_an_example_is_bounded(files: tuple[str, str], tmp_path: Path) -> None:
         if name in files:
             (tmp_path / name).write_text(text, "utf-8")
     assert {path.name for path in tmp_path.iterdir()} == set(files)
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", files[1]],
-        cwd=tmp_path,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert "1 passed" in result.stdout, result.stdout + result.stderr
-
-
-def test_the_commands(spawn: StartProcess, table: Path, tmp_path: Path) -> None:
-    """Each command there runs, and ends as it should: a run, its reports, what is listed."""
-    service = spawn("--read-ahead-bytes", "1MiB", database=table)
-    ends = {"run": 0, "--output": 0, "--user-budget": 1, "self-test": None, "profiles": 0}
-    assert len(COMMANDS) == len(ends)
-    for command, (word, code) in zip(COMMANDS, ends.items(), strict=True):
-        words = shlex.split(command.replace(":3000", f":{service.port}"))
-        assert words[0] == ".venv/bin/weir-sim"
-        assert word in words
-        if code is None:
-            continue  # it is what tests/test_backpressure.py does, a specimen at a time
+    for _ in range(TRIES):
         result = subprocess.run(
-            [sys.executable, "-m", "simulator", *words[1:]],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", files[1]],
             cwd=tmp_path,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
             capture_output=True,
             text=True,
             timeout=100,
             check=False,
         )
-        assert result.returncode == code, result
-    assert {"trial.ndjson", "trial.html", "trial.png"} <= {path.name for path in tmp_path.iterdir()}
+        if "outcome=<Outcome.INCONCLUSIVE" not in result.stdout:
+            break
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
+
+
+def test_the_commands(spawn: StartProcess, table: Path, tmp_path: Path) -> None:
+    """Each command there runs, and ends as it should: a run, its reports, what is listed."""
+    expected = {"run": 0, "--output": 0, "--user-budget": 1, "profiles": 0}
+    for number in range(TRIES):
+        service = spawn("--read-ahead-bytes", "1MiB", database=table)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        ends = {word: end_of(word, service.port, folder) for word in expected}
+        if EXIT_INCONCLUSIVE not in ends.values():
+            break
+    assert ends == expected
+    assert {"trial.ndjson", "trial.html", "trial.png"} <= {path.name for path in folder.iterdir()}
+    # What is left is what tests/test_backpressure.py does, a specimen at a time.
+    assert len(COMMANDS) == len(expected) + 1
+    assert COMMANDS[3] == ".venv/bin/weir-sim self-test"
+
+
+def end_of(word: str, port: int, folder: Path) -> int:
+    """The exit code of the command there that has this word, with a service at this port."""
+    (command,) = [each for each in COMMANDS if word in each.split()]
+    words = shlex.split(command.replace(":3000", f":{port}"))
+    assert words[0] == ".venv/bin/weir-sim"
+    return subprocess.run(
+        [sys.executable, "-m", "simulator", *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    ).returncode
 
 
 def test_every_option_and_profile_is_there() -> None:

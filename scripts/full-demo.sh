@@ -6,7 +6,7 @@
 # next one) and WEIR_DEMO_FOLDER (demo) change it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh simulator
+source scripts/environment.sh service,simulator
 
 rows=${WEIR_DEMO_ROWS:-2000000}
 readers=${WEIR_DEMO_READERS:-200}

@@ -2,7 +2,7 @@
 # Makes the environment, installs, and runs every check. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/environment.sh test,bench,simulator
+source scripts/environment.sh bench,service,simulator,test
 ruff check .
 ruff format --check .
 mypy

@@ -11,23 +11,23 @@ from time import monotonic
 import structlog
 from aiohttp import web
 
-from service.errors import ConfigurationError
-from service.memory import process_memory, release_free_memory
-from service.metrics import Metrics, Parts
-from service.settings import KIB, MIB, Settings
-from service.stores import Store, open_store
-from service.stream.admission import Admission, Bound, container_memory, fit_memory, fit_open_files
-from service.stream.pages import ReadAhead
-from service.team import CONNECTIONS, IN_KERNEL, IN_PROCESS, PID, STREAMS, Team
-from service.web import openapi
-from service.web.authentication import DEVELOPMENT_SECRET, Tokens
-from service.web.connections import RECEIVE_BUFFER_BYTES, Connection, Connections
-from service.web.exports import Exports
-from service.web.guard import register
-from service.web.operations import Operations
-from service.web.routes import all_routes
-from service.web.streams import streams_of_all
-from service.web.tasks import Tasks
+from .errors import ConfigurationError
+from .memory import process_memory, release_free_memory
+from .metrics import Metrics, Parts
+from .settings import KIB, MIB, Settings
+from .stores import Store, open_store
+from .stream.admission import Admission, Bound, container_memory, fit_memory, fit_open_files
+from .stream.pages import ReadAhead
+from .team import CONNECTIONS, IN_KERNEL, IN_PROCESS, PID, STREAMS, Team
+from .web import openapi
+from .web.authentication import DEVELOPMENT_SECRET, Tokens
+from .web.connections import RECEIVE_BUFFER_BYTES, Connection, Connections
+from .web.exports import Exports
+from .web.guard import register
+from .web.operations import Operations
+from .web.routes import all_routes
+from .web.streams import streams_of_all
+from .web.tasks import Tasks
 
 log = structlog.get_logger()
 

@@ -1,6 +1,6 @@
 """What can go wrong, as values: a stable code, what happened, and what to do next.
 
-No HTTP in here: `web/problems.py` maps a code to a status, `__main__.py` to an exit code.
+No HTTP in here: `web/problems.py` maps a code to a status, `command_line.py` to an exit code.
 """
 
 

@@ -8,8 +8,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from service.memory import Memory
-from service.team import Team
+from .memory import Memory
+from .team import Team
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

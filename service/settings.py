@@ -1,7 +1,7 @@
 """Every setting and limit: its name, its default, its unit and its reason.
 
 Each field is a command line flag (`--page-bytes`) and an environment variable
-(`WEIR_PAGE_BYTES`); `__main__.py` makes both from here.
+(`WEIR_PAGE_BYTES`); `command_line.py` makes both from here.
 """
 
 import re

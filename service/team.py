@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.errors import ConfigurationError
+from .errors import ConfigurationError
 
 PID, STREAMS, CONNECTIONS, IN_PROCESS, IN_KERNEL = "pid", "streams", "connections", "user", "kernel"
 """What each worker counts: its process, its streams and connections, and the bytes that these

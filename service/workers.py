@@ -21,14 +21,14 @@ from pathlib import Path
 
 import structlog
 
-from service.app import address_of, fit, listen, serving, stop_signal
-from service.errors import ConfigurationError
-from service.logs import configure
-from service.settings import Settings
-from service.stores import open_store
-from service.stream.admission import Bound
-from service.team import Team
-from service.web.authentication import Token, Tokens
+from .app import address_of, fit, listen, serving, stop_signal
+from .errors import ConfigurationError
+from .logs import configure
+from .settings import Settings
+from .stores import open_store
+from .stream.admission import Bound
+from .team import Team
+from .web.authentication import Token, Tokens
 
 log = structlog.get_logger()
 
@@ -172,7 +172,7 @@ class _Worker:
     async def _spawn(self) -> asyncio.subprocess.Process:
         """A new process; it imports from where this one does, not from where it is started."""
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "service.workers"),
+            *(sys.executable, "-P", "-m", f"{__package__}.workers"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=[self._orders.listener],

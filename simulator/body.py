@@ -6,9 +6,9 @@ import ssl
 from time import monotonic
 from typing import NamedTuple
 
-from simulator.endpoint import find_endpoint, place, tls_context
-from simulator.errors import InconclusiveError, UsageError
-from simulator.plan import MIB, Plan
+from .endpoint import find_endpoint, place, tls_context
+from .errors import InconclusiveError, UsageError
+from .plan import MIB, Plan
 
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 """A header's line: a token, a colon, and what Latin-1 can say (RFC 9110, section 5)."""

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from simulator.estimate import Figure, difference, slope, stairs
-from simulator.plan import KIB, Plan
-from simulator.record import Looks, ReaderLine, Record, middle
-from simulator.verdict import Check, Part, Status, size
+from .estimate import Figure, difference, slope, stairs
+from .plan import KIB, Plan
+from .record import Looks, ReaderLine, Record, middle
+from .verdict import Check, Part, Status, size
 
 PRESSED_SHARE = 0.9
 """Of the readers wanted, those that must be seen to hold the server up."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from simulator.errors import UsageError
+from .errors import UsageError
 
 CONNECT_SECONDS = 20.0
 Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]

@@ -9,9 +9,9 @@ from random import Random
 from time import monotonic
 from typing import NamedTuple
 
-from simulator.endpoint import Endpoint
-from simulator.pacing import Share, Wait, deal
-from simulator.reader import TIME_IS_UP, Life, Reader, State
+from .endpoint import Endpoint
+from .pacing import Share, Wait, deal
+from .reader import TIME_IS_UP, Life, Reader, State
 
 AT_ONCE = 500
 """Readers on their way at the same time: more would overflow the server's backlog, and a

@@ -21,11 +21,12 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self
 
-from simulator.endpoint import find_endpoint
-from simulator.errors import InconclusiveError, UsageError
-from simulator.fleet import Counts, Fleet, Outcome
-from simulator.pacing import PROFILES, Share
-from simulator.reader import State
+from .endpoint import find_endpoint
+from .errors import InconclusiveError, UsageError
+from .fleet import Counts, Fleet, Outcome
+from .launch import own_module
+from .pacing import PROFILES, Share
+from .reader import State
 
 SMALL_BUFFER = 4096
 """SO_RCVBUF that makes a reader's own side hold next to nothing, so that the server must."""
@@ -78,10 +79,9 @@ class FleetProcess:
         self._asking = asking
 
     def __enter__(self) -> Self:
+        command, environment = own_module("fleet_process")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "simulator.fleet_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
         try:
             shares = [

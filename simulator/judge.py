@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 from pydantic import ByteSize
 
-from simulator.checks import Questions
-from simulator.errors import EXIT_BOUNDED, EXIT_INCONCLUSIVE, EXIT_NOT_BOUNDED
-from simulator.record import Record
-from simulator.verdict import PARTS, Check, Outcome, Part, Status, Verdict, size
+from .checks import Questions
+from .errors import EXIT_BOUNDED, EXIT_INCONCLUSIVE, EXIT_NOT_BOUNDED
+from .record import Record
+from .verdict import PARTS, Check, Outcome, Part, Status, Verdict, size
 
 WHOLE_SHARE = 0.5
 """Of the body: a reader that costs more than that has it in memory, whoever called it streaming."""

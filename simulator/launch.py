@@ -5,14 +5,15 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from secrets import choice
 from time import monotonic, sleep
 
-from simulator.endpoint import place
-from simulator.errors import UsageError
+from .endpoint import place
+from .errors import UsageError
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -22,12 +23,24 @@ that looks for a port at the same moment would be given the same."""
 _given: set[int] = set()
 
 
+def own_module(name: str) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment that run a module of this package in a process of its own.
+
+    The module is imported from where this one was, under whatever name the package has there, and
+    never from the folder that the user happens to stand in.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return [sys.executable, "-P", "-m", f"{__package__}.{name}"], environment
+
+
 @contextmanager
-def started(command: Sequence[str], url: str) -> Iterator[int]:
+def started(
+    command: Sequence[str], url: str, environment: Mapping[str, str] | None = None
+) -> Iterator[int]:
     """Run a server for as long as the context lasts; gives its process id once it accepts.
 
-    Its whole process group is ended. Raises UsageError, with the last it said, if it does not
-    come to listen.
+    environment: its variables; this process's own if left out. Its whole process group is ended.
+    Raises UsageError, with the last it said, if it does not come to listen.
     """
     where = place(url)
     if _accepts(where.host, where.port):
@@ -38,7 +51,12 @@ def started(command: Sequence[str], url: str) -> Iterator[int]:
     with tempfile.TemporaryFile() as log:
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
             )
         except OSError as fault:
             raise UsageError(f"{command[0]!r} cannot be run: {fault.strerror}") from None

@@ -13,8 +13,8 @@ from pydantic import (
     ValidationError,
 )
 
-from simulator.errors import UsageError
-from simulator.pacing import PROFILES, Profile, Share
+from .errors import UsageError
+from .pacing import PROFILES, Profile, Share
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 EVERY_PROFILE = "mix"

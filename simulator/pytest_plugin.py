@@ -18,8 +18,8 @@ import pytest
 
 # What is heavy is imported when the fixture is used: every run of pytest imports this file.
 if TYPE_CHECKING:
-    from simulator.record import SelfTestLine
-    from simulator.verdict import Verdict
+    from .record import SelfTestLine
+    from .verdict import Verdict
 
 READERS = 60
 """At the top of the staircase: few enough for a server that keeps every body whole."""
@@ -40,7 +40,7 @@ class SlowReaders:
 
         Raises UsageError, with the last that it said, if it does not.
         """
-        from simulator.launch import free_port, started
+        from .launch import free_port, started
 
         port = free_port()
         url = f"http://{host}:{port}"
@@ -54,10 +54,10 @@ class SlowReaders:
         Names as those options' with underscores, `user_budget="1MiB"`; `quick` unless told
         otherwise. Raises UsageError or InconclusiveError if the trial cannot begin.
         """
-        from simulator.plan import make_plan
-        from simulator.record import Record
-        from simulator.run import run_trial
-        from simulator.selftest import tell_apart
+        from .plan import make_plan
+        from .record import Record
+        from .run import run_trial
+        from .selftest import tell_apart
 
         if SlowReaders._self_test is None:
             SlowReaders._self_test = tell_apart()

@@ -12,8 +12,8 @@ from enum import StrEnum
 from fcntl import ioctl
 from termios import FIONREAD
 
-from simulator.endpoint import Endpoint
-from simulator.pacing import Abort, HalfClose, Read, Script, Wait
+from .endpoint import Endpoint
+from .pacing import Abort, HalfClose, Read, Script, Wait
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 Need = int | Wait

@@ -14,9 +14,9 @@ from typing import Annotated, Literal, NamedTuple, TextIO
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from simulator.errors import UsageError
-from simulator.plan import Plan
-from simulator.reader import State
+from .errors import UsageError
+from .plan import Plan
+from .reader import State
 
 VERSION = 1
 Kind = Literal["warm-up", "base", "dose", "staircase", "hold", "ratchet", "rest"]

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from simulator.fleet_process import allow_files
-from simulator.judge import judge
-from simulator.launch import started
-from simulator.plan import Plan
-from simulator.record import Record, SelfTestLine
-from simulator.selftest import tell_apart
-from simulator.target import find_target
-from simulator.trial import Show, Trial
-from simulator.verdict import Verdict
+from .fleet_process import allow_files
+from .judge import judge
+from .launch import started
+from .plan import Plan
+from .record import Record, SelfTestLine
+from .selftest import tell_apart
+from .target import find_target
+from .trial import Show, Trial
+from .verdict import Verdict
 
 
 def run_trial(

@@ -1,21 +1,20 @@
 """Can this machine tell a bounded server from an unbounded one? Asked of the specimens."""
 
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import sleep
 
-from simulator.fleet_process import Asking, FleetProcess
-from simulator.judge import judge
-from simulator.launch import free_port, started
-from simulator.plan import MIB, make_plan
-from simulator.probe import memory
-from simulator.record import Record, SelfTestLine
-from simulator.specimens import EXPECTED
-from simulator.target import find_target
-from simulator.trial import Trial
-from simulator.verdict import Verdict
+from .fleet_process import Asking, FleetProcess
+from .judge import judge
+from .launch import free_port, own_module, started
+from .plan import MIB, make_plan
+from .probe import memory
+from .record import Record, SelfTestLine
+from .specimens import EXPECTED
+from .target import find_target
+from .trial import Trial
+from .verdict import Verdict
 
 SMALL_BODY, BODY = 4 * MIB, 16 * MIB
 """Bytes: the smaller one still does not fit into the kernel's buffers, 2.7 MiB on loopback."""
@@ -66,8 +65,8 @@ def serving(name: str) -> Iterator[tuple[str, int]]:
     """A specimen for as long as the context lasts: its URL and process id."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
-    command = [sys.executable, "-m", "simulator.specimens", name, "--port", str(port)]
-    with started(command, url) as pid:
+    command, environment = own_module("specimens")
+    with started([*command, name, "--port", str(port)], url, environment) as pid:
         yield url, pid
 
 

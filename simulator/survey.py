@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from simulator.fleet import Outcome
-from simulator.fleet_process import FleetProcess
-from simulator.probe import STANDING
-from simulator.reader import State
-from simulator.record import ReaderLine
-from simulator.target import Ends, Target
+from .fleet import Outcome
+from .fleet_process import FleetProcess
+from .probe import STANDING
+from .reader import State
+from .record import ReaderLine
+from .target import Ends, Target
 
 
 def survey(target: Target, fleet: FleetProcess, phase: str, body: int) -> Iterator[ReaderLine]:

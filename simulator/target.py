@@ -12,11 +12,11 @@ from urllib.request import Request, urlopen
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from simulator.body import ANSWER_SECONDS, header_fields
-from simulator.endpoint import find_endpoint, place
-from simulator.errors import InconclusiveError, UsageError
-from simulator.plan import Plan
-from simulator.probe import (
+from .body import ANSWER_SECONDS, header_fields
+from .endpoint import find_endpoint, place
+from .errors import InconclusiveError, UsageError
+from .plan import Plan
+from .probe import (
     Connection,
     connections,
     forget_touched,

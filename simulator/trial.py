@@ -8,14 +8,14 @@ from time import monotonic, sleep
 
 import psutil
 
-from simulator.body import Body, check_body, measure_body
-from simulator.checks import Questions
-from simulator.errors import InconclusiveError
-from simulator.fleet import Counts
-from simulator.fleet_process import Asking, FleetProcess
-from simulator.judge import judge
-from simulator.plan import GIB, KIB, MIB, Plan
-from simulator.record import (
+from .body import Body, check_body, measure_body
+from .checks import Questions
+from .errors import InconclusiveError
+from .fleet import Counts
+from .fleet_process import Asking, FleetProcess
+from .judge import judge
+from .plan import GIB, KIB, MIB, Plan
+from .record import (
     EndLine,
     FaultLine,
     Kind,
@@ -26,9 +26,9 @@ from simulator.record import (
     ServerLine,
     this_machine,
 )
-from simulator.survey import survey
-from simulator.target import Target
-from simulator.verdict import PARTS, Status
+from .survey import survey
+from .target import Target
+from .verdict import PARTS, Status
 
 LEAST_MEMORY = GIB // 2
 """Bytes that this machine must have left: before that, the readers are sent away."""

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from simulator.errors import EXIT_BOUNDED
-from simulator.estimate import Figure
-from simulator.plan import KIB, MIB
+from .errors import EXIT_BOUNDED
+from .estimate import Figure
+from .plan import KIB, MIB
 
 Part = Literal["process", "kernel"]
 PARTS: tuple[Part, Part] = ("process", "kernel")

@@ -21,7 +21,7 @@ WITHOUT_WAITING = """
 import service.stream.flow
 async def return_at_once(self, slow=lambda: None): pass
 service.stream.flow.Flow.room = return_at_once
-from service.__main__ import cli
+from service.command_line import cli
 cli()
 """
 """The service with its heart taken out: it writes on without waiting for the client."""

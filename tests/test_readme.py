@@ -24,7 +24,7 @@ COMMANDS = [
 ]
 RUNS_THIS = {
     "bash scripts/test.sh",
-    '.venv/bin/pip install -c constraints.txt -e ".[bench,simulator]"',
+    '.venv/bin/pip install -c constraints.txt -e ".[bench,service,simulator]"',
 }
 """What cannot run inside itself: the first is what runs this test, and installs as the second."""
 POSTGRESQL = "postgresql://weir:secret@localhost:5432/weir"

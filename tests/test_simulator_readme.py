@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from simulator.__main__ import main
+from simulator.command_line import main
 from simulator.errors import EXIT_INCONCLUSIVE
 from simulator.pacing import PROFILES
 from tests.conftest import StartProcess

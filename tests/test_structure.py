@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ SERVICE = (
     ("service.web",),
     ("service.app",),
     ("service.workers",),
+    ("service.command_line",),
     ("service.__main__",),
 )
 SIMULATOR = (
@@ -33,7 +35,8 @@ SIMULATOR = (
     ("simulator.body", "simulator.target", "simulator.survey", "simulator.trial"),
     ("simulator.specimens",),
     ("simulator.selftest", "simulator.run", "simulator.report"),
-    ("simulator.pytest_plugin", "simulator.__main__"),
+    ("simulator.pytest_plugin", "simulator.command_line"),
+    ("simulator.__main__",),
 )
 LAYERS = {"service": SERVICE, "simulator": SIMULATOR}
 """From the ground up: a module imports from its own layer and from those before it."""
@@ -52,12 +55,16 @@ def layer(module: str) -> int | None:
 
 
 def imported(path: Path) -> list[str]:
+    """What a file imports, by full names; a relative import counts from the file's own package."""
+    package = path.relative_to(ROOT).parent.parts
     found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found += [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [f"{node.module}.{name.name}" for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found += [f"{module}.{name.name}" for name in node.names]
     return found
 
 
@@ -83,6 +90,23 @@ def test_the_simulator_does_not_know_the_service() -> None:
     """The simulator judges any server: it never imports this one."""
     for path in sources("simulator"):
         assert not [name for name in imported(path) if name.split(".")[0] == "service"], path
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_inside_a_package_are_relative(package: str) -> None:
+    """Installed, the packages are called `tableweir.service` and `tableweir.simulator`."""
+    for path in sources(package):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert str(node.module).partition(".")[0] not in LAYERS, f"{path}:{node.lineno}"
+
+
+def test_every_package_is_installed() -> None:
+    """The list of packages in pyproject.toml names each folder that has Python files."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    folders = {path.parent.relative_to(ROOT) for package in LAYERS for path in sources(package)}
+    expected = {"tableweir." + ".".join(folder.parts) for folder in folders}
+    assert set(project["tool"]["setuptools"]["packages"]) == expected
 
 
 def test_no_file_is_too_long() -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from service.errors import ConfigurationError, NotFoundError
-from service.settings import Settings, without_password
-from service.table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
+from ..errors import ConfigurationError, NotFoundError
+from ..settings import Settings, without_password
+from ..table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
 
 __all__ = ["Store", "open_store"]
 
@@ -71,7 +71,7 @@ async def open_store(settings: Settings) -> Store:
     """
     scheme, separator, _ = settings.database.partition("://")
     if separator and scheme == "sqlite":
-        from service.stores.sqlite import SQLiteStore
+        from .sqlite import SQLiteStore
 
         if settings.read_database:
             raise ConfigurationError(
@@ -80,7 +80,7 @@ async def open_store(settings: Settings) -> Store:
             )
         return await SQLiteStore.open(settings)
     if separator and scheme in ("postgresql", "postgres"):
-        from service.stores.postgres import PostgresStore
+        from .postgres import PostgresStore
 
         return await PostgresStore.open(settings)
     raise ConfigurationError(

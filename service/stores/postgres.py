@@ -16,14 +16,14 @@ from itertools import islice
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy as Connection
 
-from service.errors import StoreError
-from service.settings import Settings
-from service.stores import not_found
-from service.stores.postgres_lines import pages_statement, parts
-from service.stores.postgres_server import Server
-from service.stores.postgres_servers import BehindError, Servers
-from service.stores.trips import Found, Trip, behind_gap, gap_from
-from service.table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
+from ..errors import StoreError
+from ..settings import Settings
+from ..table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
+from . import not_found
+from .postgres_lines import pages_statement, parts
+from .postgres_server import Server
+from .postgres_servers import BehindError, Servers
+from .trips import Found, Trip, behind_gap, gap_from
 
 WRITERS = 2
 """Connections that write: one commits while the next one is on its way; more would only wait."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from service.stores.lines import IN_CSV, IN_JSON, Shape
-from service.stores.trips import Trip
-from service.table import Format, Query
+from ..table import Format, Query
+from .lines import IN_CSV, IN_JSON, Shape
+from .trips import Trip
 
 SPECIAL = (
     f"""(title COLLATE "C" ~ E'[,"\\n\\r]')::int * {IN_CSV}"""

@@ -5,9 +5,9 @@ from typing import Any
 
 import asyncpg
 
-from service.errors import ConfigurationError
-from service.stores.postgres_lines import SPECIAL
-from service.table import COLUMNS, PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, TITLE_CHARACTERS
+from ..errors import ConfigurationError
+from ..table import COLUMNS, PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, TITLE_CHARACTERS
+from .postgres_lines import SPECIAL
 
 OLDEST_VERSION = 14
 """The oldest PostgreSQL that this is tested for; what is used has been there since 13

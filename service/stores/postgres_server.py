@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service.errors import ConfigurationError, StoreError
-from service.settings import Settings, without_password
+from ..errors import ConfigurationError, StoreError
+from ..settings import Settings, without_password
 
 CONNECT_SECONDS = 5.0
 """How long a connection may take to be made."""

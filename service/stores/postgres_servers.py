@@ -10,11 +10,11 @@ from typing import TypeVar
 import structlog
 from asyncpg.pool import PoolConnectionProxy as Connection
 
-from service.errors import ConfigurationError, StoreError
-from service.settings import Settings
-from service.stores.postgres_schema import identity, prepare
-from service.stores.postgres_server import UNREACHABLE, AwayError, Server, first_connection
-from service.table import ServerState
+from ..errors import ConfigurationError, StoreError
+from ..settings import Settings
+from ..table import ServerState
+from .postgres_schema import identity, prepare
+from .postgres_server import UNREACHABLE, AwayError, Server, first_connection
 
 log = structlog.get_logger()
 

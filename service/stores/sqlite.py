@@ -12,13 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import apsw
 
-from service.errors import ConfigurationError, StoreError
-from service.settings import Settings
-from service.stores import not_found
-from service.stores.sqlite_lines import pages_statement, parts
-from service.stores.sqlite_schema import bring_forward, version_of
-from service.stores.trips import Found, Trip, behind_gap, gap_from
-from service.table import (
+from ..errors import ConfigurationError, StoreError
+from ..settings import Settings
+from ..table import (
     Cursor,
     Extent,
     NewTask,
@@ -27,6 +23,10 @@ from service.table import (
     ServerState,
     Task,
 )
+from . import not_found
+from .sqlite_lines import pages_statement, parts
+from .sqlite_schema import bring_forward, version_of
+from .trips import Found, Trip, behind_gap, gap_from
 
 if not apsw.connections():
     # SQLite counts its memory under one lock, which threads that read at the same time spend

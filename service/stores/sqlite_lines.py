@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from functools import cache
 
-from service.stores.lines import IN_CSV, IN_JSON, Shape
-from service.table import Format, Query
+from ..table import Format, Query
+from .lines import IN_CSV, IN_JSON, Shape
 
 SPECIAL = (
     f"(title GLOB '*[,\"' || char(10, 13) || ']*') * {IN_CSV}"

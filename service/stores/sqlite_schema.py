@@ -4,9 +4,9 @@ from pathlib import Path
 
 import apsw
 
-from service.errors import ConfigurationError
-from service.stores.sqlite_lines import SPECIAL
-from service.table import PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, TITLE_CHARACTERS
+from ..errors import ConfigurationError
+from ..table import PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, TITLE_CHARACTERS
+from .sqlite_lines import SPECIAL
 
 APPLICATION_ID = 0x57454952
 """`WEIR` in ASCII: marks a file as ours, so that nobody else's is written to."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from service.errors import RowTooLargeError
-from service.settings import Settings
-from service.table import Cursor, Page, Query
+from ..errors import RowTooLargeError
+from ..settings import Settings
+from ..table import Cursor, Page, Query
 
 SPAN_HIGHEST = 20_000
 """Most ids in a page, so that it takes milliseconds however few of them pass the filter."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from service.errors import ConfigurationError, RefusedError
-from service.metrics import Metrics
-from service.settings import KIB, MIB, Settings
-from service.stream.flow import Flow
-from service.stream.pages import PAGES_A_WRITE
-from service.team import STREAMS, Team, of_token
+from ..errors import ConfigurationError, RefusedError
+from ..metrics import Metrics
+from ..settings import KIB, MIB, Settings
+from ..team import STREAMS, Team, of_token
+from .flow import Flow
+from .pages import PAGES_A_WRITE
 
 CONNECTION_BYTES = 20 * KIB
 """Process memory of a connection with its request, tasks and handler; 18 KiB were measured."""

@@ -3,8 +3,8 @@
 import asyncio
 from collections import deque
 
-from service.stores import Store
-from service.table import Cursor, Page, Query
+from ..stores import Store
+from ..table import Cursor, Page, Query
 
 PAGES_A_TRIP = 32
 """Most pages that one call to the store brings back: a call costs some hundred microseconds

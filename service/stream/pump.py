@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
-from service.stream.admission import Stream
-from service.stream.pages import Pages
+from .admission import Stream
+from .pages import Pages
 
 
 async def pump(stream: Stream, pages: Pages, write: Callable[[bytes], Awaitable[None]]) -> None:

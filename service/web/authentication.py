@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.errors import ConfigurationError, DeniedError
+from ..errors import ConfigurationError, DeniedError
 
 DEVELOPMENT_SECRET = "secret-user-123"
 """Works without a token file, on a loopback address only."""

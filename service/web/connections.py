@@ -8,10 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
-from service.settings import KIB, Settings
-from service.stream.flow import Flow, Room
-from service.team import CONNECTIONS, IN_KERNEL, IN_PROCESS, Team
-from service.web.problems import unparsable
+from ..settings import KIB, Settings
+from ..stream.flow import Flow, Room
+from ..team import CONNECTIONS, IN_KERNEL, IN_PROCESS, Team
+from .problems import unparsable
 
 RECEIVE_BUFFER_BYTES = 8 * KIB
 """SO_RCVBUF of a connection, which the kernel doubles: what a client that sends can make the

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 import structlog
 from aiohttp import hdrs, web
 
-from service.errors import RefusedError, StoreError
-from service.metrics import Metrics
-from service.stores import Store
-from service.stream.admission import Admission, Stream
-from service.stream.pages import Pages, ReadAhead
-from service.stream.pump import pump
-from service.table import Extent, Format
-from service.web.authentication import Token
-from service.web.connections import Connection
-from service.web.parameters import CsvParameters, NdjsonParameters
-from service.web.places import place
+from ..errors import RefusedError, StoreError
+from ..metrics import Metrics
+from ..stores import Store
+from ..stream.admission import Admission, Stream
+from ..stream.pages import Pages, ReadAhead
+from ..stream.pump import pump
+from ..table import Extent, Format
+from .authentication import Token
+from .connections import Connection
+from .parameters import CsvParameters, NdjsonParameters
+from .places import place
 
 log = structlog.get_logger()
 

@@ -7,14 +7,14 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from service.errors import InvalidError, RefusedError, StoreError, WeirError
-from service.metrics import Metrics
-from service.settings import KIB
-from service.web.authentication import Tokens
-from service.web.connections import Connection
-from service.web.parameters import parse_parameters
-from service.web.problems import from_aiohttp, problem
-from service.web.routes import Handler, Route
+from ..errors import InvalidError, RefusedError, StoreError, WeirError
+from ..metrics import Metrics
+from ..settings import KIB
+from .authentication import Tokens
+from .connections import Connection
+from .parameters import parse_parameters
+from .problems import from_aiohttp, problem
+from .routes import Handler, Route
 
 log = structlog.get_logger()
 

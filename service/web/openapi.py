@@ -5,10 +5,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import models_json_schema
 
-from service import __version__
-from service.web.parameters import TASKS_A_POST, ChangesBody, Priority, Status, TaskBody, Title
-from service.web.problems import CONTENT_TYPE, STATUS
-from service.web.routes import Route
+from .. import __version__
+from .parameters import TASKS_A_POST, ChangesBody, Priority, Status, TaskBody, Title
+from .problems import CONTENT_TYPE, STATUS
+from .routes import Route
 
 Json = dict[str, Any]
 

@@ -6,19 +6,19 @@ from importlib.resources import files
 
 from aiohttp import hdrs, web
 
-from service.errors import RefusedError
-from service.memory import process_memory
-from service.metrics import CONTENT_TYPE, Metrics
-from service.stores import Store
-from service.stream.admission import RETRY_SECONDS, Admission
-from service.team import Team
-from service.web.authentication import Token
-from service.web.connections import Connection
-from service.web.parameters import Parameters
-from service.web.streams import StreamsOfAll
-from service.web.tasks import JSON_TYPE
+from ..errors import RefusedError
+from ..memory import process_memory
+from ..metrics import CONTENT_TYPE, Metrics
+from ..stores import Store
+from ..stream.admission import RETRY_SECONDS, Admission
+from ..team import Team
+from .authentication import Token
+from .connections import Connection
+from .parameters import Parameters
+from .streams import StreamsOfAll
+from .tasks import JSON_TYPE
 
-PAGE = files("service.web").joinpath("index.html").read_text("utf-8")
+PAGE = files(__package__).joinpath("index.html").read_text("utf-8")
 
 
 class Operations:

@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from service.errors import InvalidError
-from service.table import (
+from ..errors import InvalidError
+from ..table import (
     DEFAULT_STATUS,
     ID_HIGHEST,
     PRIORITY_HIGHEST,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from service.errors import RefusedError
+from ..errors import RefusedError
 
 
 @asynccontextmanager

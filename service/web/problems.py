@@ -6,7 +6,7 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from service.errors import DeniedError, InvalidError, RefusedError, WeirError
+from ..errors import DeniedError, InvalidError, RefusedError, WeirError
 
 CONTENT_TYPE = "application/problem+json"
 STATUS = {

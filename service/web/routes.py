@@ -7,11 +7,11 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from service.metrics import CONTENT_TYPE as METRICS_TYPE
-from service.web.authentication import Scope
-from service.web.exports import CSV_TYPE, NDJSON_TYPE, Exports
-from service.web.operations import Operations
-from service.web.parameters import (
+from ..metrics import CONTENT_TYPE as METRICS_TYPE
+from .authentication import Scope
+from .exports import CSV_TYPE, NDJSON_TYPE, Exports
+from .operations import Operations
+from .parameters import (
     ChangesBody,
     CsvParameters,
     ListParameters,
@@ -19,7 +19,7 @@ from service.web.parameters import (
     Parameters,
     TaskBody,
 )
-from service.web.tasks import JSON_TYPE, Tasks
+from .tasks import JSON_TYPE, Tasks
 
 Handler = Callable[[web.Request, Any, Any], Awaitable[web.StreamResponse]]
 

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
 
-from service.settings import KIB
-from service.stream.admission import Admission, Stream
-from service.team import Team
+from ..settings import KIB
+from ..stream.admission import Admission, Stream
+from ..team import Team
 
 STREAMS_A_PART = 50
 """Streams told of at a time; about a page."""

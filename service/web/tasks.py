@@ -8,20 +8,20 @@ from contextlib import asynccontextmanager
 from aiohttp import hdrs, web
 from pydantic_core import to_json
 
-from service.errors import InvalidError, RefusedError, WeirError
-from service.settings import KIB, Settings
-from service.stores import Store
-from service.table import Cursor, Format, Query, Task
-from service.web.authentication import Token
-from service.web.connections import Connection
-from service.web.parameters import (
+from ..errors import InvalidError, RefusedError, WeirError
+from ..settings import KIB, Settings
+from ..stores import Store
+from ..table import Cursor, Format, Query, Task
+from .authentication import Token
+from .connections import Connection
+from .parameters import (
     ListParameters,
     Parameters,
     parse_changes,
     parse_id,
     parse_new_tasks,
 )
-from service.web.places import place
+from .places import place
 
 JSON_TYPE = "application/json"
 SMALL_BODY_BYTES = 8 * KIB

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from simulator.report import html, json, junit, plot, text
-from simulator.report.judged import Judged
+from . import html, json, junit, plot, text
+from .judged import Judged
 
 __all__ = ["FORMATS", "Judged", "html", "plot", "text"]
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader
 
-from simulator.report import plot
-from simulator.report.judged import Judged
-from simulator.verdict import size
+from ..verdict import size
+from . import plot
+from .judged import Judged
 
-_TEMPLATES = Environment(loader=PackageLoader("simulator.report"), autoescape=True)
+_TEMPLATES = Environment(loader=PackageLoader(__package__), autoescape=True)
 
 
 def render(judged: Sequence[Judged], *, color: bool = False) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from simulator.report.judged import Judged
+from .judged import Judged
 
 
 def render(judged: Sequence[Judged], *, color: bool = False) -> str:

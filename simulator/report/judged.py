@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from simulator.plan import MIB
-from simulator.record import Record, Sample
-from simulator.verdict import Verdict, size
+from ..plan import MIB
+from ..record import Record, Sample
+from ..verdict import Verdict, size
 
 
 class Judged(NamedTuple):

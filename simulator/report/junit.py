@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from simulator.errors import EXIT_INCONCLUSIVE
-from simulator.report.judged import Judged
-from simulator.verdict import Status
+from ..errors import EXIT_INCONCLUSIVE
+from ..verdict import Status
+from .judged import Judged
 
 RESULTS = {Status.FAILED: Failure, Status.UNCLEAR: Error, Status.NOT_RUN: Skipped}
 

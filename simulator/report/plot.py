@@ -7,8 +7,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulator.plan import MIB
-from simulator.report.judged import Judged
+from ..plan import MIB
+from .judged import Judged
 
 COLORS = {"process": "#2f6db5", "kernel": "#e39a3b"}
 BUDGET = "#7a2020"

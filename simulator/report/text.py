@@ -8,9 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from simulator.estimate import Figure
-from simulator.report.judged import Judged
-from simulator.verdict import Outcome, Status, size
+from ..estimate import Figure
+from ..verdict import Outcome, Status, size
+from .judged import Judged
 
 WIDTH = 100
 COLORS = {

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
-from simulator.verdict import Outcome
+from ..verdict import Outcome
 
 Answer = Callable[[asyncio.StreamWriter, int], Awaitable[None]]
 """Send a body of so many bytes; the head has gone before."""

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import click
 
-from simulator.specimens import EXPECTED, Answer
+from . import EXPECTED, Answer
 
 DEFAULT_BYTES = 16 * 1024 * 1024
 BACKLOG = 1024
@@ -20,7 +20,7 @@ BACKLOG = 1024
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True)
 def main(name: str, host: str, port: int) -> None:
     """Serve the specimen NAME; `GET /?bytes=N` answers with N bytes."""
-    answer: Answer = import_module(f"simulator.specimens.{name.replace('-', '_')}").answer
+    answer: Answer = import_module("." + name.replace("-", "_"), __package__).answer
     asyncio.run(_serve(answer, host, port))
 
 

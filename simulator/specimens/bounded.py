@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from simulator.specimens import CHUNK, chunks
+from . import CHUNK, chunks
 
 
 async def answer(writer: asyncio.StreamWriter, size: int) -> None:

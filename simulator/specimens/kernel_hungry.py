@@ -2,7 +2,7 @@
 
 import asyncio
 
-from simulator.specimens import chunks
+from . import chunks
 
 
 async def answer(writer: asyncio.StreamWriter, size: int) -> None:

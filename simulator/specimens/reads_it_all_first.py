@@ -5,7 +5,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from simulator.specimens import chunks
+from . import chunks
 
 _folder = tempfile.TemporaryDirectory(prefix="weir-specimen-")
 

@@ -4,8 +4,8 @@ import asyncio
 import socket
 import struct
 
-from simulator.specimens import chunks
-from simulator.specimens.bounded import bound_kernel
+from . import chunks
+from .bounded import bound_kernel
 
 PATIENCE = 0.5
 """Seconds without room for the next chunk until a client counts as too slow."""

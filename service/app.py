@@ -12,12 +12,14 @@ import structlog
 from aiohttp import web
 
 from .errors import ConfigurationError
-from .memory import process_memory, release_free_memory
+from .memory import container_memory, process_memory, release_free_memory
 from .metrics import Metrics, Parts
 from .settings import KIB, MIB, Settings
-from .stores import Store, open_store
-from .stream.admission import Admission, Bound, container_memory, fit_memory, fit_open_files
-from .stream.pages import ReadAhead
+from .stores import Store, appetite, open_store
+from .stream.admission import Admission
+from .stream.bound import Bound, check_large_rows, fit_connections, fit_memory, fit_open_files
+from .stream.large_rows import LargeRows
+from .stream.pages import Budgets, ReadAhead
 from .team import CONNECTIONS, IN_KERNEL, IN_PROCESS, PID, STREAMS, Team
 from .web import openapi
 from .web.authentication import DEVELOPMENT_SECRET, Tokens
@@ -40,7 +42,7 @@ READ_BYTES = 8 * KIB
 LINGER_SECONDS = 5
 """How long a refused request's body is still read, so that the client sees the answer."""
 RELEASE_SOONEST, RELEASE_LATEST = 0.2, 10.0
-"""Seconds until freed memory is given back, after read-ahead was dropped and without that."""
+"""Seconds until freed memory is given back: after much was freed at once, and without that."""
 RELEASE_REST = 20
 """Times as long as giving back took that it is left alone: a large process takes longer."""
 REPORT_SECONDS = 2.0
@@ -96,12 +98,15 @@ async def fit(settings: Settings) -> tuple[Settings, Bound]:
     base = (await asyncio.to_thread(process_memory)).uss
     if settings.workers > 1:
         base *= settings.workers + 1  # and the one that watches over them
-    settings, notes = fit_open_files(settings)
+    check_large_rows(settings)
+    readers, files = appetite(settings)
+    settings, notes = fit_open_files(settings, files)
+    settings, more = fit_connections(settings)
     limit = int(settings.memory_limit) or await asyncio.to_thread(container_memory)
-    settings, more = fit_memory(settings, base, limit)
-    for note in notes + more:
+    settings, less = fit_memory(settings, base, limit, readers)
+    for note in notes + more + less:
         log.warning(note)
-    bound = Bound.of(settings, base)
+    bound = Bound.of(settings, base, readers)
     if settings.tokens is None:
         log.warning(
             "no token file: the development token works for everything", token=DEVELOPMENT_SECRET
@@ -124,12 +129,15 @@ async def serving(
     team.set(PID, os.getpid())
     metrics = Metrics(team)
     admission = Admission(settings, team)
-    ahead = ReadAhead(settings.read_ahead_bytes // settings.page_bytes // team.size)
+    ahead = ReadAhead(settings.read_ahead_bytes // team.size, settings.page_bytes)
+    large_rows = LargeRows(
+        settings.large_row_bytes // team.size, settings.row_bytes, settings.large_row_timeout
+    )
     async with streams_of_all(admission, team) as streams:
         operations = Operations(store, admission, metrics, streams, team)
         routes = all_routes(
-            Exports(store, admission, ahead, metrics),
-            Tasks(store, settings, max(1, settings.max_writes // team.size)),
+            Exports(store, admission, Budgets(ahead, large_rows), metrics),
+            Tasks(store, settings, large_rows, max(1, settings.max_writes // team.size)),
             operations,
         )
         operations.description = openapi.document(routes)
@@ -282,12 +290,12 @@ async def _report(admission: Admission, metrics: Metrics) -> None:
 
 
 async def _release_memory(ahead: ReadAhead) -> None:
-    """Give back what was freed: soon after pages were dropped, but not more often than it pays."""
+    """Give back what was freed: soon after much was, but not more often than it pays."""
     while True:
         with suppress(TimeoutError):
-            await asyncio.wait_for(ahead.dropped.wait(), RELEASE_LATEST)
+            await asyncio.wait_for(ahead.freed.wait(), RELEASE_LATEST)
         await asyncio.sleep(RELEASE_SOONEST)
-        ahead.dropped.clear()
+        ahead.freed.clear()
         start = monotonic()
         await asyncio.to_thread(release_free_memory)
         await asyncio.sleep(RELEASE_REST * (monotonic() - start))

@@ -49,10 +49,20 @@ class Settings(BaseModel):
         description="most bytes in a page, the unit that is read and sent: what a slow reader "
         "costs grows with it, the work for each byte shrinks with it",
     )
-    row_bytes: Annotated[ByteSize, Field(ge=1 * KIB, le=1 * MIB)] = Field(
+    row_bytes: Annotated[ByteSize, Field(ge=1 * KIB, le=64 * MIB)] = Field(
         ByteSize(16 * KIB),
         description="most bytes in one encoded row; the longest legal one has 12,064, and a "
         "longer one, put there by another program, ends the stream as a failure",
+    )
+    large_row_bytes: Annotated[ByteSize, Field(ge=1 * KIB)] = Field(
+        ByteSize(64 * MIB),
+        description="bytes that all streams together may hold in rows longer than a page; whoever "
+        "gets none waits. Not used while --row-bytes is no more than --page-bytes",
+    )
+    large_row_timeout: Seconds = Field(
+        10,
+        description="seconds without a byte acknowledged until a stream in such a row is evicted, "
+        "when others wait for the memory that it holds",
     )
     unsent_bytes: Annotated[ByteSize, Field(ge=1 * KIB, le=1 * MIB)] = Field(
         ByteSize(4 * KIB),

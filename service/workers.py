@@ -26,7 +26,7 @@ from .errors import ConfigurationError
 from .logs import configure
 from .settings import Settings
 from .stores import open_store
-from .stream.admission import Bound
+from .stream.bound import Bound
 from .team import Team
 from .web.authentication import Token, Tokens
 

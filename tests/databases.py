@@ -127,7 +127,7 @@ class PostgreSQL(Database):
             await connection.close()
 
     async def lengthen(self, task_id: int, title: str) -> None:
-        await self.execute("ALTER TABLE task DROP CONSTRAINT task_title_check")
+        await self.execute("ALTER TABLE task DROP CONSTRAINT IF EXISTS task_title_check")
         await self.execute("UPDATE task SET title = $1 WHERE id = $2", (title, task_id))
 
     async def vanish(self) -> None:

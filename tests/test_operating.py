@@ -21,7 +21,8 @@ from pydantic import ByteSize, TypeAdapter
 from service.app import LINGER_SECONDS
 from service.generate import tasks
 from service.settings import KIB, MIB, Settings
-from service.stream.admission import FILES_A_THREAD, OTHER_FILES, Bound
+from service.stores import appetite
+from service.stream.bound import OTHER_FILES, Bound
 from service.web.problems import CONTENT_TYPE as PROBLEM
 from simulator.fleet_process import Asking, FleetProcess
 from simulator.launch import free_port, started
@@ -371,7 +372,8 @@ def test_every_flag_that_is_shipped_exists() -> None:
 def test_the_limits_of_the_unit_fit_the_defaults() -> None:
     """The unit leaves the service the files, the memory and the time to end that it wants."""
     settings, found = Settings.model_validate(environment()), unit()
-    wanted = settings.max_connections + OTHER_FILES + settings.read_threads * FILES_A_THREAD
+    wants = appetite(settings)
+    wanted = settings.max_connections + OTHER_FILES + wants.files
     assert int(found["LimitNOFILE"][0]) >= wanted
     assert int(found["TimeoutStopSec"][0]) > settings.grace + LINGER_SECONDS
     assert found["KillSignal"] == ["SIGTERM"]
@@ -379,7 +381,7 @@ def test_the_limits_of_the_unit_fit_the_defaults() -> None:
         settings.memory_limit
     )
     # As many streams as by default fit into that.
-    assert Bound.of(settings, 64 * MIB).total <= settings.memory_limit
+    assert Bound.of(settings, 64 * MIB, wants.readers).total <= settings.memory_limit
 
 
 def test_the_containers_health_check_tells(spawn: StartProcess) -> None:

@@ -1,9 +1,9 @@
 """The stores: where tasks live. This package holds the only SQL."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from ..errors import ConfigurationError, NotFoundError
+from ..errors import ConfigurationError, NotFoundError, RowTooLargeError
 from ..settings import Settings, without_password
 from ..table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
 
@@ -24,12 +24,18 @@ class Store(Protocol):
         """
 
     async def read_pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
-        """One to `count` consecutive pages of `cursor.span` ids each, behind `cursor.after`.
+        """Up to `count` consecutive pages of `cursor.span` ids each, behind `cursor.after`.
 
-        A page's data is at most `page_bytes` long, or one row of at most `row_bytes`: the
-        first page shrinks until it is, and the last one is the one before one that is not.
-        Raises RowTooLargeError, naming the id, when a single row is longer than that.
+        A page's data is at most `page_bytes` long: the first page shrinks until it is, and the
+        last one is the one before one that is not. No page at all: the next row alone is longer,
+        and `read_row` reads it.
         Nothing is read from a server that has not come as far as `query.since`.
+        """
+
+    async def read_row(self, query: Query, cursor: Cursor) -> Page:
+        """The page of the one id behind `cursor.after`, at most `row_bytes` long.
+
+        Raises RowTooLargeError, naming the id, when the row is longer than that.
         """
 
     async def create(self, tasks: Sequence[NewTask]) -> list[Task]:
@@ -57,10 +63,44 @@ class Store(Protocol):
         """Finish what is running and let go of the database."""
 
 
+READ_FILES, WRITE_FILES = 3, 3
+"""Open files of a connection to SQLite that reads, and of the one that writes: the file, its log,
+its index."""
+OTHER_CONNECTIONS = 3
+"""Connections to PostgreSQL beside those that pages are read through: two write, one looks."""
+
+
+class Appetite(NamedTuple):
+    """What a store takes of a worker's resources.
+
+    readers: calls that may read pages at the same time. files: open files.
+    """
+
+    readers: int
+    files: int
+
+
+def appetite(settings: Settings) -> Appetite:
+    """What the store that these settings name takes."""
+    if settings.database.startswith("sqlite:"):
+        return Appetite(settings.read_threads, settings.read_threads * READ_FILES + WRITE_FILES)
+    servers = 1 + len(settings.read_database)
+    readers = servers * settings.pool_size
+    return Appetite(readers, readers + servers + OTHER_CONNECTIONS)
+
+
 def not_found(task_id: int) -> NotFoundError:
     """There is no such task."""
     return NotFoundError(
         f"there is no task {task_id}", hint="GET /tasks lists those that there are"
+    )
+
+
+def row_too_large(task_id: int, row_bytes: int) -> RowTooLargeError:
+    """A task is longer than any row may be: another program has put it there."""
+    return RowTooLargeError(
+        f"task {task_id} is longer than {row_bytes} bytes",
+        hint="shorten its title, or raise --row-bytes",
     )
 
 

@@ -81,13 +81,20 @@ class PostgresStore:
 
     async def read_pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
         async def work(connection: Connection) -> list[Page]:
-            trip = Trip.of(query, cursor, count, self._settings)
-            while not (pages := trip.pages(await _found(connection, trip))):
+            trip: Trip | None = Trip.of(query, cursor, count, self._settings)
+            while trip is not None:
+                if pages := trip.pages(await _found(connection, trip)):
+                    return await _past_gap(connection, query, pages)
                 trip = trip.smaller()
-            if (gap := gap_from(pages)) is None:
-                return pages
-            statement = "SELECT coalesce(min(id) - 1, $1) FROM task WHERE id > $2"
-            return behind_gap(pages, await connection.fetchval(statement, query.until, gap))
+            return []
+
+        return await self._servers.read(work)
+
+    async def read_row(self, query: Query, cursor: Cursor) -> Page:
+        async def work(connection: Connection) -> Page:
+            trip = Trip.of_row(query, cursor, self._settings)
+            page = trip.page(await _found(connection, trip))
+            return (await _past_gap(connection, query, [page]))[0]
 
         return await self._servers.read(work)
 
@@ -164,6 +171,14 @@ async def _found(connection: Connection, trip: Trip) -> Found:
             hint="was it restored, or has a late replica taken over? Start the export again",
         )
     return [(part.rows, part.lines) for part in found]
+
+
+async def _past_gap(connection: Connection, query: Query, pages: list[Page]) -> list[Page]:
+    """The same pages; when they found no row, followed by what comes next, however far away."""
+    if (gap := gap_from(pages)) is None:
+        return pages
+    statement = "SELECT coalesce(min(id) - 1, $1) FROM task WHERE id > $2"
+    return behind_gap(pages, await connection.fetchval(statement, query.until, gap))
 
 
 async def _append(connection: Connection, tasks: Sequence[NewTask]) -> list[int]:

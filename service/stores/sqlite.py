@@ -23,7 +23,7 @@ from ..table import (
     ServerState,
     Task,
 )
-from . import not_found
+from . import not_found, row_too_large
 from .sqlite_lines import pages_statement, parts
 from .sqlite_schema import bring_forward, version_of
 from .trips import Found, Trip, behind_gap, gap_from
@@ -150,9 +150,21 @@ class SQLiteStore:
         return await self._in(self._readers, self._pages, query, cursor, count)
 
     def _pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
-        trip = Trip.of(query, cursor, count, self._settings)
-        while not (pages := trip.pages(self._found(trip))):
+        trip: Trip | None = Trip.of(query, cursor, count, self._settings)
+        while trip is not None:
+            if pages := trip.pages(self._found(trip)):
+                return self._past_gap(query, pages)
             trip = trip.smaller()
+        return []
+
+    async def read_row(self, query: Query, cursor: Cursor) -> Page:
+        def work() -> Page:
+            trip = Trip.of_row(query, cursor, self._settings)
+            return self._past_gap(query, [trip.page(self._found(trip))])[0]
+
+        return await self._in(self._readers, work)
+
+    def _past_gap(self, query: Query, pages: list[Page]) -> list[Page]:
         gap = gap_from(pages)
         return pages if gap is None else behind_gap(pages, self._before_next(query, gap))
 
@@ -185,8 +197,13 @@ class SQLiteStore:
         return await self._in(self._readers, self._read, task_id)
 
     def _read(self, task_id: int) -> Task:
+        connection, most = self._connection(), self._settings.row_bytes
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, most)
         statement = "SELECT id, title, priority, status FROM task WHERE id = ?"
-        found = _rows(self._connection(), statement, (task_id,))
+        try:
+            found = _rows(connection, statement, (task_id,))
+        except apsw.TooBigError:
+            raise row_too_large(task_id, most) from None
         if not found:
             raise not_found(task_id)
         return Task(*found[0])

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import RowTooLargeError
 from ..settings import Settings
 from ..table import Cursor, Page, Query
+from . import row_too_large
 
 SPAN_HIGHEST = 20_000
 """Most ids in a page, so that it takes milliseconds however few of them pass the filter."""
@@ -20,7 +20,7 @@ Found = Sequence[tuple[int, bytes | memoryview | None]]
 class Trip:
     """What a store reads at a time: `count` pages of `span` ids each, behind the id `after`.
 
-    left: rows that may still be delivered; None is all.
+    left: rows that may still be delivered; None is all. most: bytes that a page of it may have.
     """
 
     query: Query
@@ -29,32 +29,36 @@ class Trip:
     span: int
     count: int
     page_bytes: int
-    row_bytes: int
+    most: int
 
     @classmethod
     def of(cls, query: Query, cursor: Cursor, count: int, settings: Settings) -> "Trip":
         """The trip for at most `count` pages, and none behind the query's last id."""
         after, left, span = cursor
         count = max(1, min(count, -(-(query.until - after) // span)))
-        return cls(
-            query, after, left, span, count, int(settings.page_bytes), int(settings.row_bytes)
-        )
+        page_bytes = int(settings.page_bytes)
+        return cls(query, after, left, span, count, page_bytes, page_bytes)
 
-    @property
-    def most(self) -> int:
-        """Bytes that a page of this trip may have; one row alone may be longer than a page."""
-        return self.page_bytes if self.span > 1 else self.row_bytes
+    @classmethod
+    def of_row(cls, query: Query, cursor: Cursor, settings: Settings) -> "Trip":
+        """The trip for the next row alone, which may be longer than a page."""
+        page_bytes, row_bytes = int(settings.page_bytes), int(settings.row_bytes)
+        return cls(query, cursor.after, cursor.left, 1, 1, page_bytes, max(page_bytes, row_bytes))
 
-    def smaller(self) -> "Trip":
-        """What to try when not even the first page was found to fit."""
+    def smaller(self) -> "Trip | None":
+        """What to try when not even the first page was found to fit; None when it was one row."""
         if self.count > 1:
             return replace(self, count=1)
         if self.span > 1:
             return replace(self, span=self.span // 2)
-        raise RowTooLargeError(
-            f"task {self.after + 1}: its line is longer than {self.row_bytes} bytes",
-            hint="shorten its title, or raise --row-bytes",
-        )
+        return None
+
+    def page(self, found: Found) -> Page:
+        """The page of a trip for one row; RowTooLargeError when it does not fit either."""
+        pages = self.pages(found)
+        if not pages:
+            raise row_too_large(self.after + 1, self.most)
+        return pages[0]
 
     def pages(self, found: Found) -> list[Page]:
         """The pages up to the first one that does not fit; none if that is the first.

@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
-from .admission import Stream
 from .pages import Pages
+from .stream import Stream
 
 
 async def pump(stream: Stream, pages: Pages, write: Callable[[bytes], Awaitable[None]]) -> None:

@@ -10,9 +10,10 @@ from aiohttp import hdrs, web
 from ..errors import RefusedError, StoreError
 from ..metrics import Metrics
 from ..stores import Store
-from ..stream.admission import Admission, Stream
-from ..stream.pages import Pages, ReadAhead
+from ..stream.admission import Admission
+from ..stream.pages import Budgets, Pages
 from ..stream.pump import pump
+from ..stream.stream import Stream
 from ..table import Extent, Format
 from .authentication import Token
 from .connections import Connection
@@ -40,7 +41,7 @@ class Exports:
 
     store: Store
     admission: Admission
-    ahead: ReadAhead
+    budgets: Budgets
     metrics: Metrics
     starting: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(STARTS_AT_ONCE), init=False
@@ -85,9 +86,10 @@ class Exports:
             async with place(self.starting, START_SECONDS, refusal):
                 extent = await self.store.extent()
                 query = parameters.query(extent)
-                pages = Pages(self.store, query, parameters.cursor, self.ahead)
+                pages = Pages(self.store, query, parameters.cursor, self.budgets, stream.flow)
                 if request.method != hdrs.METH_HEAD:
-                    await pages.load()
+                    # Nobody waits for memory in here, where others wait for their turn to start.
+                    await pages.load(wait=False)
             response = web.StreamResponse(headers=_headers(content_type, stream, extent))
             # Nothing that the client sends behind this request is read any more.
             response.force_close()
@@ -107,7 +109,7 @@ class Exports:
 
                 await self._run(response, stream, pages, head, write)
             finally:
-                pages.drop()
+                pages.close()
         return response
 
     async def _run(

@@ -117,7 +117,7 @@ def all_routes(exports: Exports, tasks: Tasks, operations: Operations) -> list[R
             tasks.read,
             read,
             answer="Task",
-            problems=("invalid_id", "task_not_found", "store_unavailable"),
+            problems=("invalid_id", "task_not_found", "store_unavailable", "row_too_large"),
         ),
         Route(
             "PATCH",

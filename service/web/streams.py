@@ -8,7 +8,8 @@ from pathlib import Path
 from time import monotonic
 
 from ..settings import KIB
-from ..stream.admission import Admission, Stream
+from ..stream.admission import Admission
+from ..stream.stream import Stream
 from ..team import Team
 
 STREAMS_A_PART = 50

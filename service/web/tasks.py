@@ -11,7 +11,8 @@ from pydantic_core import to_json
 from ..errors import InvalidError, RefusedError, WeirError
 from ..settings import KIB, Settings
 from ..stores import Store
-from ..table import Cursor, Format, Query, Task
+from ..stream.large_rows import LargeRows
+from ..table import Cursor, Extent, Format, Page, Query, Task
 from .authentication import Token
 from .connections import Connection
 from .parameters import (
@@ -33,9 +34,12 @@ RETRY_SECONDS = 1
 class Tasks:
     """The routes of single tasks."""
 
-    def __init__(self, store: Store, settings: Settings, places: int) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, large_rows: LargeRows, places: int
+    ) -> None:
         self._store = store
         self._settings = settings
+        self._large_rows = large_rows
         self._places = asyncio.Semaphore(places)  # for request bodies
 
     async def list(
@@ -45,15 +49,27 @@ class Tasks:
         extent = await self._store.extent(latest=True)
         query = Query(Format.NDJSON, until=extent.last_id, since=extent.last_seq)
         cursor: Cursor | None = Cursor(parameters.after, parameters.limit, parameters.limit)
-        lines: list[bytes] = []
-        while cursor is not None and not lines:  # a gap in the ids makes an empty page
-            (page,) = await self._store.read_pages(query, cursor, 1)
-            lines = bytes(page.data).splitlines()  # no line has a newline inside
-            cursor = page.next_cursor
-        last = json.loads(lines[-1])["id"] if lines else None
-        following = json.dumps(last if last and int(last) < extent.last_id else None)
-        body = b'{"tasks":[' + b",".join(lines) + b'],"next":' + following.encode() + b"}"
-        return web.Response(body=body, content_type=JSON_TYPE)
+        while cursor is not None:
+            pages = await self._store.read_pages(query, cursor, 1)
+            if not pages:
+                return await self._list_one(request, query, cursor, extent)
+            if pages[0].rows:
+                return _list(pages[0], extent)
+            cursor = pages[0].next_cursor  # a gap in the ids makes an empty page
+        return _list(None, extent)
+
+    async def _list_one(
+        self, request: web.Request, query: Query, cursor: Cursor, extent: Extent
+    ) -> web.StreamResponse:
+        """A list of one task longer than a page, whose memory is paid for until it is sent."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        share = await self._large_rows.take(connection.flow)
+        try:
+            page = await self._store.read_row(query, cursor)
+            return await self._sent(request, _list(page, extent))
+        finally:
+            share.end()
 
     async def read(
         self, request: web.Request, token: Token, parameters: Parameters
@@ -148,6 +164,15 @@ class Tasks:
                 code="body_timeout",
                 hint="send it faster, or fewer tasks at a time; nothing was stored",
             ) from None
+
+
+def _list(page: Page | None, extent: Extent) -> web.Response:
+    """The lines of a page as one JSON document; none when there are no tasks."""
+    lines = bytes(page.data).splitlines() if page else []  # no line has a newline inside
+    last = json.loads(lines[-1])["id"] if lines else None
+    following = json.dumps(last if last and int(last) < extent.last_id else None)
+    body = b'{"tasks":[' + b",".join(lines) + b'],"next":' + following.encode() + b"}"
+    return web.Response(body=body, content_type=JSON_TYPE)
 
 
 def _members(task: Task) -> dict[str, str | int]:

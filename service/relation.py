@@ -1,0 +1,87 @@
+"""What a table is: its name, its columns with their types, its key. No SQL and no I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """How the values of a column are written, told by its declared type alone.
+
+    In CSV a value is its text. In JSON an integer, a decimal and a float are numbers with all their
+    digits, but NaN and infinities, which JSON lacks, are strings; a boolean is true or false; a time
+    is ISO 8601; bytes are hexadecimal; JSON stands as it is, in both formats. Anything is for
+    SQLite's columns without a type: each value is written as what it is.
+    """
+
+    INTEGER = "integer"
+    DECIMAL = "decimal"
+    FLOAT = "float"
+    BOOLEAN = "boolean"
+    TEXT = "text"
+    TIME = "time"
+    BYTES = "bytes"
+    JSON = "json"
+    ANYTHING = "anything"
+
+
+NUMBERS = (Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT)
+"""Kinds that `numbers=string` puts into quotes in JSON: JavaScript has 53 bits for a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column. type: as the database calls it. kind: how its values are written."""
+
+    name: str
+    type: str
+    kind: Kind
+    nullable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Columns that identify a row, and in whose order a stream comes.
+
+    columns: their names, in the order of the index. source: what makes them unique, in words.
+    """
+
+    columns: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table or a view that can be asked for.
+
+    address: how it is called in a path, `orders` or `sales.orders`. schema: where it is; "main" in
+    SQLite. kind: "table", "view" or what else the engine calls it. key: None where nothing orders
+    its rows; then `no_key` says what would. rows: about how many, None where nobody knows.
+    plain: for a format, an SQL condition that holds for rows none of whose texts needs a quote or
+    an escape there; it spares the engine looking at each of them.
+    string_keys: whether the key's columns are strings in JSON, as the ids of `tasks` are.
+    """
+
+    address: str
+    schema: str
+    name: str
+    kind: str
+    columns: tuple[Column, ...]
+    key: Key | None
+    no_key: str = ""
+    rows: int | None = None
+    plain: Mapping[str, str] = field(default_factory=dict)
+    string_keys: bool = False
+
+    def column(self, name: str) -> Column:
+        """The column of this name, or KeyError."""
+        return self._by_name[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all columns, in their order."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def _by_name(self) -> dict[str, Column]:
+        return {column.name: column for column in self.columns}

@@ -47,10 +47,12 @@ class Filter(NamedTuple):
 class Query:
     """Which rows of a relation, in ascending order of its key, and how each becomes a line.
 
-    columns: names, in the order in which they are written. excel: CSV with CRLF line ends, and with
-    a quote before what would run as a formula. null: what stands for NULL in CSV. numbers_as_strings:
-    in JSON. role: in PostgreSQL, the role under which each page is read, "" for the user's own. filters: all of them hold for a row that is delivered. after: the texts of the key behind
-    which to start, as the client gave them, or None. limit: most rows, None is all.
+    columns: names, in the order in which they are written. filters: all of them hold for a row
+    that is delivered. after: the texts of the key behind which to start, as the client gave them,
+    or None. limit: most rows; None is all.
+    excel: CSV with CRLF line ends, and a quote before what would run as a formula. null: what
+    stands for NULL in CSV. numbers_as_strings: in JSON. role: in PostgreSQL, the role under which
+    each page is read; "" for the user's own.
     until: the highest key that is delivered, fixed when the stream starts, so that it ends.
     since: what the database had reached then; a copy of it that has not yet come so far may lack
     rows, and is not read. Both come from `Reader.start`.
@@ -71,7 +73,7 @@ class Query:
 
 
 class Range(NamedTuple):
-    """The rows behind the key `after`, from the first one if it is None, up to `until` and with it."""
+    """The rows behind the key `after`, None for the very first, up to the key `until` and with it."""
 
     after: KeyValues | None
     until: KeyValues

@@ -8,10 +8,10 @@ from enum import StrEnum
 class Kind(StrEnum):
     """How the values of a column are written, told by its declared type alone.
 
-    In CSV a value is its text. In JSON an integer, a decimal and a float are numbers with all their
-    digits, but NaN and infinities, which JSON lacks, are strings; a boolean is true or false; a time
-    is ISO 8601; bytes are hexadecimal; JSON stands as it is, in both formats. Anything is for
-    SQLite's columns without a type: each value is written as what it is.
+    In CSV a value is its text. In JSON integers, decimals and floats are numbers with all their
+    digits, but NaN and infinities, which JSON lacks, are strings. A boolean is true or false, a
+    time is ISO 8601, bytes are hexadecimal, and JSON stands as it is, in both formats. Anything is
+    for SQLite's columns without a type: each value is written as what it is.
     """
 
     INTEGER = "integer"

@@ -1,6 +1,6 @@
 """What is asked of a relation, and how far a stream has come. No SQL and no I/O."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -71,9 +71,14 @@ class Query:
     until: KeyValues | None = None
     since: Any = None
 
+    @property
+    def shape(self) -> "Query":
+        """What does not change from stream to stream: what the text of a statement depends on."""
+        return replace(self, after=None, limit=None, until=None, since=None)
+
 
 class Range(NamedTuple):
-    """The rows behind the key `after`, None for the very first, up to the key `until` and with it."""
+    """The rows behind the key `after`, None for the first ones, up to and with the key `until`."""
 
     after: KeyValues | None
     until: KeyValues

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 
 class Kind(StrEnum):
@@ -44,13 +45,16 @@ class Key:
     """Columns that identify a row, and in whose order a stream comes.
 
     columns: their names, in the order of the index. source: what makes them unique, in words.
+    terms: the SQL of each, as the index orders it. access: what makes the engine go along it.
     """
 
     columns: tuple[str, ...]
     source: str
+    terms: tuple[str, ...]
+    access: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Relation:
     """A table or a view that can be asked for.
 
@@ -59,6 +63,7 @@ class Relation:
     its rows; then `no_key` says what would. rows: about how many, None where nobody knows.
     plain: for a format, an SQL condition that holds for rows none of whose texts needs a quote or
     an escape there; it spares the engine looking at each of them.
+    hidden: columns that are there only when they are asked for, as SQLite's numbers of rows are.
     string_keys: whether the key's columns are strings in JSON, as the ids of `tasks` are.
     """
 
@@ -71,6 +76,7 @@ class Relation:
     no_key: str = ""
     rows: int | None = None
     plain: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[Column, ...] = ()
     string_keys: bool = False
 
     def column(self, name: str) -> Column:
@@ -78,10 +84,19 @@ class Relation:
         return self._by_name[name]
 
     @property
+    def key_columns(self) -> tuple[Column, ...]:
+        """The columns of the key."""
+        return tuple(map(self.column, self.key.columns)) if self.key else ()
+
+    def same(self, other: "Relation | None") -> bool:
+        """Whether lines of the one fit behind lines of the other."""
+        return other is not None and (self.columns, self.key) == (other.columns, other.key)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of all columns, in their order."""
         return tuple(column.name for column in self.columns)
 
-    @property
+    @cached_property
     def _by_name(self) -> dict[str, Column]:
-        return {column.name: column for column in self.columns}
+        return {column.name: column for column in (*self.columns, *self.hidden)}

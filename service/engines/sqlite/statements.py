@@ -78,11 +78,9 @@ def pages_statement(
     conditions = [] if first else [_compare(key, ">", after)]
     conditions += [_compare(key, "<=", until), *map(_condition, shape.filters)]
     rows = (
-        f"SELECT * {_source(shape)} WHERE {' AND '.join(conditions)}"
+        f"SELECT {_selected(shape)} {_source(shape)} WHERE {' AND '.join(conditions)}"
         f" ORDER BY {', '.join(key.terms)}{' LIMIT ?' if limited else ''}"
     )
-    if hidden := [name(column.name) for column in shape.relation.hidden]:
-        rows = rows.replace("SELECT *", f"SELECT {', '.join(hidden)}, *", 1)
     page = (
         f"SELECT format('{HEAD}', n, octet_length(lines)) || lines FROM (SELECT count(*) AS n,"
         f" coalesce(group_concat({line(shape, 4 if wide else 2)}, ''), '') AS lines FROM ({rows}))"
@@ -102,6 +100,11 @@ def filter_values(query: Query) -> list[Any]:
         if each.operator is not Operator.NULL
         for text in each.values
     ]
+
+
+def _selected(shape: Query) -> str:
+    """What a line is made of, and no more: a long value in another column is not even read."""
+    return "*" if shape.relation.plain else ", ".join(map(name, shape.columns))
 
 
 def _source(query: Query) -> str:

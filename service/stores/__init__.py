@@ -3,11 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+import structlog
+
 from ..errors import ConfigurationError, NotFoundError
 from ..settings import Settings, without_password
 from ..table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
 
 __all__ = ["Store", "open_store"]
+
+log = structlog.get_logger()
 
 
 class Store(Protocol):
@@ -62,6 +66,17 @@ def not_found(task_id: int) -> NotFoundError:
     return NotFoundError(
         f"there is no task {task_id}", hint="GET /tasks lists those that there are"
     )
+
+
+def say_what_was_made(name: str, before: int, now: int, tables: Iterable[str]) -> None:
+    """Log what the start has changed in a database, if anything: somebody may miss it, or wonder.
+
+    before, now: versions of the schema; 0 is none. name: how the database is called.
+    """
+    if before == 0:
+        log.info("tables made", database=name, tables=", ".join(tables))
+    elif before < now:
+        log.info("schema brought forward", database=name, before=before, now=now)
 
 
 async def open_store(settings: Settings) -> Store:

@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, StoreError
 from ..settings import Settings
 from ..table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
 from . import not_found, say_what_was_made
-from .sqlite_file import Identity, identity_of, path_of
+from .sqlite_file import OpenFile, path_of
 from .sqlite_lines import SEQ, pages_statement, parts
 from .sqlite_log import WriteAheadLog
 from .sqlite_schema import MIGRATIONS, TABLES, bring_forward, version_of
@@ -57,7 +57,7 @@ class SQLiteStore:
         self._writer = ThreadPoolExecutor(1, "weir-write")
         self._local = threading.local()
         self._log = WriteAheadLog(path)
-        self._identity: Identity | None = None
+        self._file: OpenFile | None = None
         self._connections: list[apsw.Connection] = []
 
     @classmethod
@@ -95,7 +95,7 @@ class SQLiteStore:
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
-            if self._identity is None:
+            if self._file is None:
                 flags |= apsw.SQLITE_OPEN_CREATE
             connection = apsw.Connection(str(self._path), flags=flags)
             connection.set_busy_timeout(BUSY_MILLISECONDS)
@@ -109,10 +109,12 @@ class SQLiteStore:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        if self._replaced():
-            self._log.leave_none()
+        self._let_go()
         while self._connections:
-            self._connections.pop().close()
+            connection = self._connections.pop()
+            if self._file is not None and self._file.replaced:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.close()
 
     def servers(self) -> list[ServerState]:
         return []
@@ -123,21 +125,19 @@ class SQLiteStore:
 
         await self._in(self._readers, work)
 
-    def _replaced(self) -> bool:
-        """Whether the file that was opened has lost its name, to another one or to none.
-
-        It cannot be another one of the same number: that of an open file is not given away.
-        """
-        return self._identity is not None and identity_of(self._path) != self._identity
-
     def _check_file(self) -> None:
-        """SQLite goes on with a file that was deleted or replaced; what it writes is lost."""
-        if self._replaced():
-            self._writer.submit(self._log.leave_none)
+        """Nothing is read from a file that others do not see, or written to it."""
+        if self._file is not None and (fault := self._file.fault()):
+            self._writer.submit(self._let_go)
             raise StoreError(
-                f"{self._path} was moved, deleted or replaced since it was opened",
-                hint="put it back, or restart the service",
+                f"{self._path} {fault}",
+                hint="restart the service; the next time, stop it before its file is moved",
             )
+
+    def _let_go(self) -> None:
+        """Leave no log under its name when the file has lost its own."""
+        if self._file is not None and self._file.fault() and self._file.has_log():
+            self._log.leave_none()
 
     # Reading: a thread is held for one trip, a transaction for one statement.
 
@@ -290,7 +290,7 @@ class SQLiteStore:
                 sleep(BUSY_PAUSE)
             connection.pragma("synchronous", "full")  # what was answered 2xx is on the disk
             self._log.watch(connection)
-            self._identity = identity_of(self._path)
+            self._file = OpenFile(self._path)
         except apsw.NotADBError:
             raise ConfigurationError(
                 f"{self._path} is not an SQLite database",

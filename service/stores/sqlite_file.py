@@ -1,12 +1,9 @@
-"""Which SQLite file an address names, and whether that file still stands under its name."""
+"""Which SQLite file an address names, and whether it is still there once it is open."""
 
 import os
 from pathlib import Path
 
 from ..errors import ConfigurationError
-
-Identity = tuple[int, int]
-"""What tells a file from another one of the same name: its device and its number there."""
 
 _HINT = "use sqlite:///file.db (relative) or sqlite:////path/to/file.db (absolute)"
 
@@ -36,8 +33,42 @@ def path_of(address: str) -> Path:
     return Path(name)
 
 
-def identity_of(path: Path) -> Identity | None:
-    """The file that has this name now; None when there is none."""
+class OpenFile:
+    """A database file and its log as they were opened, told from others that get their names.
+
+    SQLite itself does not ask: it goes on with a file that was deleted or replaced, and what it
+    writes there is lost. What is open keeps its number, so no other file can have the same.
+
+    replaced: another file had its name. That lasts: SQLite takes a log for that of whatever file
+    has the name beside it, so whoever opened the other one has used ours, and left it unfit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.replaced = False
+        self._path, self._log_path = path, log_of(path)
+        self._file, self._log = _identity(path), _identity(self._log_path)
+
+    def fault(self) -> str:
+        """What is wrong with it now, or ""; a few microseconds."""
+        found = _identity(self._path)
+        if found is not None and found != self._file:
+            self.replaced = True
+        if self.replaced or found is None:
+            return "was moved, deleted or replaced since it was opened"
+        return "" if self.has_log() else "has lost its write-ahead log since it was opened"
+
+    def has_log(self) -> bool:
+        """Whether the log that has the log's name is the one that was opened."""
+        return _identity(self._log_path) == self._log
+
+
+def log_of(path: Path) -> Path:
+    """The write-ahead log of a database file."""
+    return path.with_name(path.name + "-wal")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of the same name; None when there is none."""
     try:
         status = os.stat(path)
     except OSError:

@@ -7,6 +7,7 @@ import apsw
 import structlog
 
 from ..settings import MIB
+from .sqlite_file import log_of
 
 log = structlog.get_logger()
 
@@ -38,6 +39,7 @@ class WriteAheadLog:
         self._pages = 0
         self._next_pages, self._next_time = LOG_PAGES, 0.0
         self._warned = False
+        self._ours = True
 
     def watch(self, connection: apsw.Connection) -> None:
         """Keep the log small to which this connection writes."""
@@ -47,7 +49,7 @@ class WriteAheadLog:
         self._connection = connection
 
     def _count(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._pages = pages
+        self._pages, self._ours = pages, True
         return apsw.SQLITE_OK
 
     def keep_small(self) -> None:
@@ -76,23 +78,19 @@ class WriteAheadLog:
             self._try_later()
         else:
             if self._warned:
-                log.info("write-ahead log has started over", file=self._name)
+                log.info("write-ahead log has started over", file=str(log_of(self._path)))
             self._pages, self._next_pages, self._warned = 0, LOG_PAGES, False
 
     def _try_later(self) -> None:
         self._next_pages = int(self._pages * RETRY_GROWTH)
         self._next_time = monotonic() + RETRY_SECONDS
 
-    @property
-    def _name(self) -> str:
-        return f"{self._path}-wal"
-
     def _warn(self, reason: str, hint: str) -> None:
         """Say once that the log grows."""
         if not self._warned:
             log.warning(
                 "write-ahead log grows: it cannot start over",
-                file=self._name,
+                file=str(log_of(self._path)),
                 mib=round(self._pages * PAGE_BYTES / MIB, 1),
                 reason=reason,
                 hint=hint,
@@ -103,9 +101,10 @@ class WriteAheadLog:
         """Put all that the log holds into its file, which has lost its name, and empty it.
 
         The log keeps its name. SQLite takes a log that lies beside a file for that file's own:
-        whoever opens the file that has the name now would have ours mixed into it. Never raises.
+        whoever opens the file that has the name now would have ours mixed into it, and what they
+        write there is not to be put into our file either: it is done once. Never raises.
         """
-        if self._connection is None:
+        if self._connection is None or not self._ours:
             return
         self._connection.set_busy_timeout(READERS_MILLISECONDS)
         try:
@@ -113,8 +112,10 @@ class WriteAheadLog:
         except apsw.Error as fault:
             log.error(
                 "write-ahead log of a file that was moved, deleted or replaced is left",
-                file=self._name,
+                file=str(log_of(self._path)),
                 reason=str(fault),
                 hint=f"if it is not the log of the {self._path} that is there now, remove it "
                 "before anybody opens that",
             )
+        else:
+            self._ours = False

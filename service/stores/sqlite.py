@@ -20,7 +20,7 @@ from . import not_found, say_what_was_made
 from .sqlite_file import OpenFile, path_of
 from .sqlite_lines import SEQ, pages_statement, parts
 from .sqlite_log import WriteAheadLog
-from .sqlite_schema import MIGRATIONS, TABLES, bring_forward, version_of
+from .sqlite_schema import TABLES, bring_forward, version_of
 from .trips import Found, Trip, behind_gap, gap_from
 
 if not apsw.connections():
@@ -313,10 +313,10 @@ class SQLiteStore:
                 version_of(connection, self._path)  # nobody else's file is written to
             connection.pragma("journal_mode", "wal")
             with _transaction(connection):  # fails on a file that cannot be written to
-                before = bring_forward(connection, self._path)
+                before, now = bring_forward(connection, self._path)
         except apsw.BusyError:
             return False
-        say_what_was_made(str(self._path), before, len(MIGRATIONS), TABLES)
+        say_what_was_made(str(self._path), before, now, TABLES)
         return True
 
 

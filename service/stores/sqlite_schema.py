@@ -53,14 +53,14 @@ def version_of(connection: apsw.Connection, path: Path) -> int:
     return int(version)
 
 
-def bring_forward(connection: apsw.Connection, path: Path) -> int:
+def bring_forward(connection: apsw.Connection, path: Path) -> tuple[int, int]:
     """Make the schema, or make it today's, in the write transaction that is open.
 
-    Returns the version that it had before.
+    Returns the version that it had before, and today's.
     """
     before = version_of(connection, path)
     for migration in MIGRATIONS[before:]:
         connection.execute(migration)
     connection.pragma("application_id", APPLICATION_ID)
     connection.pragma("user_version", len(MIGRATIONS))
-    return before
+    return before, len(MIGRATIONS)

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -128,7 +128,8 @@ class SQLiteStore:
     def _check_file(self) -> None:
         """Nothing is read from a file that others do not see, or written to it."""
         if self._file is not None and (fault := self._file.fault()):
-            self._writer.submit(self._let_go)
+            with suppress(RuntimeError):  # the store is being closed, and will let go by itself
+                self._writer.submit(self._let_go)
             raise StoreError(
                 f"{self._path} {fault}",
                 hint="restart the service; the next time, stop it before its file is moved",

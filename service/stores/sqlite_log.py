@@ -66,36 +66,38 @@ class WriteAheadLog:
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         except apsw.BusyError:
+            self._try_later()
             if self._pages >= LOG_PAGES_HIGHEST:
                 self._warn(
                     "another program reads the database, or writes to it, and does not end its "
                     "transaction",
                     f"`fuser -v {self._path}` names who has it open",
                 )
-            self._try_later()
         except apsw.Error as fault:
-            self._warn(str(fault), "is the file whole, its disk not full?")
             self._try_later()
+            self._warn(str(fault), "is the file whole, its disk not full?")
         else:
-            if self._warned:
-                log.info("write-ahead log has started over", file=str(log_of(self._path)))
+            warned = self._warned
             self._pages, self._next_pages, self._warned = 0, LOG_PAGES, False
+            if warned:
+                log.info("write-ahead log has started over", file=str(log_of(self._path)))
 
     def _try_later(self) -> None:
         self._next_pages = int(self._pages * RETRY_GROWTH)
         self._next_time = monotonic() + RETRY_SECONDS
 
     def _warn(self, reason: str, hint: str) -> None:
-        """Say once that the log grows."""
-        if not self._warned:
-            log.warning(
-                "write-ahead log grows: it cannot start over",
-                file=str(log_of(self._path)),
-                mib=round(self._pages * PAGE_BYTES / MIB, 1),
-                reason=reason,
-                hint=hint,
-            )
+        """Say that the log grows, once until it has started over."""
+        if self._warned:
+            return
         self._warned = True
+        log.warning(
+            "write-ahead log grows: it cannot start over",
+            file=str(log_of(self._path)),
+            mib=round(self._pages * PAGE_BYTES / MIB, 1),
+            reason=reason,
+            hint=hint,
+        )
 
     def leave_none(self) -> None:
         """Put all that the log holds into its file, which has lost its name, and empty it.

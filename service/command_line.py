@@ -96,6 +96,7 @@ def generate(context: click.Context, /, rows: int, seed: int, database: str | No
 
 
 async def _generate(rows: int, seed: int, settings: Settings) -> None:
+    configure(settings.log_format)
     store = await open_store(settings)
     try:
         with click.progressbar(

@@ -9,6 +9,7 @@ from service.generate import tasks
 from service.settings import Settings
 from service.stores import open_store, postgres_schema, sqlite_schema
 from service.table import Task
+from tests.conftest import Logged
 from tests.databases import EVERY_STORE, POSTGRESQL_ALONE, Database, PostgreSQL, Rows
 from tests.test_command_line import refused, weir
 
@@ -59,6 +60,23 @@ async def test_an_empty_database_gets_the_schema(database: Database) -> None:
     assert await everything(database) == (1, [], [(0,)])
     await opened_and_closed(database)
     assert await everything(database) == (1, [], [(0,)])
+
+
+async def test_what_is_made_is_said(
+    database: Database, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    """The log has one line when the tables are made, one when they are brought forward, or none."""
+    await opened_and_closed(database)
+    (line,) = logged
+    assert line["event"] == "tables made"
+    assert {"task", "tombstone", "clock"} <= set(line["tables"].split(", "))
+    assert database.url.endswith(line["database"])
+    await opened_and_closed(database)
+    assert logged == [line]
+    add(monkeypatch, database, NEXT)
+    await opened_and_closed(database)
+    (_, line) = logged
+    assert (line["event"], line["before"], line["now"]) == ("schema brought forward", 1, 2)
 
 
 async def test_an_older_schema_is_brought_forward(

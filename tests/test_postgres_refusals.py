@@ -37,6 +37,19 @@ OF_OTHERS = {
     "clock": "CREATE TABLE clock (hour integer)",
     "tombstone": "CREATE VIEW tombstone AS SELECT 7 AS seq",
 }
+OF_ANOTHER_PROGRAM = {
+    "public.orders": "CREATE TABLE orders (id integer)",
+    "sales.orders": "CREATE SCHEMA sales; CREATE TABLE sales.orders (id integer)",
+    "public.recent": "CREATE VIEW recent AS SELECT 7 AS id",
+    "public.totals": "CREATE MATERIALIZED VIEW totals AS SELECT 7 AS id",
+    "public.parted": "CREATE TABLE parted (id integer) PARTITION BY RANGE (id)",
+    "tasks.task": "CREATE SCHEMA tasks; CREATE TABLE tasks.task (id integer)",
+}
+OF_AN_EXTENSION = (
+    "CREATE SCHEMA sales; CREATE TABLE spatial_ref_sys (id integer);"
+    " ALTER EXTENSION plpgsql ADD TABLE spatial_ref_sys"
+)
+"""What PostGIS leaves in a database that nobody has used yet."""
 SPOILT = {
     "ALTER TABLE task DROP COLUMN priority": "table 'task' has no column 'priority'",
     "ALTER TABLE tombstone DROP COLUMN id": "table 'tombstone' has no column 'id'",
@@ -266,6 +279,36 @@ async def test_tables_of_others_are_refused(empty: PostgreSQL, name: str) -> Non
     assert f"a table {name!r} of another program" in await complaint(as_user(empty.url))
     found = "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
     assert await empty.execute(found) == [(name,)]
+
+
+async def one_by_one(database: PostgreSQL, statements: str) -> None:
+    for statement in statements.split("; "):
+        await database.execute(statement)
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_PROGRAM)
+async def test_a_database_of_another_program_is_refused(empty: PostgreSQL, name: str) -> None:
+    """A database with tables or views of others, in whatever schema, gets none of ours."""
+    await one_by_one(empty, OF_ANOTHER_PROGRAM[name])
+    found = "SELECT count(*) FROM pg_class"
+    before = await empty.execute(found)
+    said = await complaint(empty.url)
+    assert f"is a database of another program: it has {name}" in said
+    assert "CREATE DATABASE weir" in said
+    assert await empty.execute(found) == before
+
+
+async def test_what_an_extension_brings_is_no_program_s(empty: PostgreSQL) -> None:
+    """A database that has nothing but an extension's tables and views is taken for a new one."""
+    await one_by_one(empty, OF_AN_EXTENSION)
+    await empty.fill([])
+    assert await empty.execute("SELECT seq FROM clock") == [(0,)]
+
+
+async def test_others_may_add_their_tables_to_ours(made: PostgreSQL) -> None:
+    """A database that has our tables is ours, whatever else comes into it later."""
+    await one_by_one(made, "; ".join(OF_ANOTHER_PROGRAM.values()))
+    await made.fill([])
 
 
 @pytest.mark.parametrize(("done", "said"), SPOILT.items())

@@ -3,11 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import structlog
+
 from ..errors import ConfigurationError, NotFoundError, RowTooLargeError
 from ..settings import Settings, without_password
 from ..table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
 
 __all__ = ["Store", "open_store"]
+
+log = structlog.get_logger()
 
 
 class Store(Protocol):
@@ -102,6 +106,17 @@ def row_too_large(task_id: int, row_bytes: int) -> RowTooLargeError:
         f"task {task_id} is longer than {row_bytes} bytes",
         hint="shorten its title, or raise --row-bytes",
     )
+
+
+def say_what_was_made(name: str, before: int, now: int, tables: Iterable[str]) -> None:
+    """Log what the start has changed in a database, if anything: somebody may miss it, or wonder.
+
+    before, now: versions of the schema; 0 is none. name: how the database is called.
+    """
+    if before == 0:
+        log.info("tables made", database=name, tables=", ".join(tables))
+    elif before < now:
+        log.info("schema brought forward", database=name, before=before, now=now)
 
 
 async def open_store(settings: Settings) -> Store:

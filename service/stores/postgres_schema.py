@@ -7,6 +7,7 @@ import asyncpg
 
 from ..errors import ConfigurationError
 from ..table import COLUMNS, PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, TITLE_CHARACTERS
+from . import say_what_was_made
 from .postgres_lines import SPECIAL
 
 OLDEST_VERSION = 14
@@ -49,6 +50,26 @@ WRITING = {
 """What the user must be allowed to do, on a replica and on the primary as well."""
 
 
+_OF_ITS_OWN = "use a database of its own: CREATE DATABASE weir"
+# One statement, or another service's tables might come between two. Not by to_regclass(): it may
+# answer from before the wait for another service's lock. What an extension has brought is left
+# out: it is there in databases that nobody has used yet.
+_WHAT_IS_THERE = """
+SELECT
+    array(SELECT relname::text FROM pg_class WHERE relname = ANY($1) AND pg_table_is_visible(oid)),
+    array(
+        SELECT nspname || '.' || relname
+        FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE relkind IN ('r', 'p', 'v', 'm', 'f')
+            AND nspname <> 'information_schema' AND nspname !~ '^pg_' AND NOT EXISTS (
+                SELECT FROM pg_depend
+                WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e'
+            )
+        ORDER BY 1 LIMIT 3
+    )
+"""
+
+
 async def prepare(connection: asyncpg.Connection, name: str) -> None:
     """Make the schema, or bring it forward in one transaction; ConfigurationError if unfit.
 
@@ -68,11 +89,12 @@ async def prepare(connection: asyncpg.Connection, name: str) -> None:
         # There is no ROLLBACK: after a fault the connection is closed, unless it was its fault.
         await connection.execute("BEGIN")
         await connection.execute(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
-        # Another service may have been here while this one waited.
-        for number in range(await _version(connection, name), len(MIGRATIONS)):
+        before = await _version(connection, name)  # another service may have been here meanwhile
+        for number in range(before, len(MIGRATIONS)):
             await connection.execute(MIGRATIONS[number])
             await connection.execute("UPDATE weir_schema SET version = $1", number + 1)
         await connection.execute("COMMIT")
+        say_what_was_made(name, before, len(MIGRATIONS), TABLES)
     await _check_tables(connection, name)
 
 
@@ -102,18 +124,22 @@ async def _check_server(connection: asyncpg.Connection, name: str) -> None:
 
 
 async def _version(connection: asyncpg.Connection, name: str) -> int:
-    """The schema's version; 0 where there is none yet."""
-    # Not by to_regclass(): it may answer from before the wait for another service's lock.
-    found = await connection.fetch(
-        "SELECT relname::text FROM pg_class WHERE relname = ANY($1) AND pg_table_is_visible(oid)",
-        list(TABLES),
-    )
-    there = {row["relname"] for row in found}
+    """The schema's version; 0 in a database that has no tables yet.
+
+    Raises ConfigurationError for a database of another program, or of a later version of Weir.
+    """
+    found = await connection.fetchrow(_WHAT_IS_THERE, list(TABLES))
+    assert found is not None  # an aggregate always gives a row
+    there, others = found
     if "weir_schema" not in there:
         if there:
             raise ConfigurationError(
-                f"{name} has a table {min(there)!r} of another program",
-                hint="use a database of its own: CREATE DATABASE weir",
+                f"{name} has a table {min(there)!r} of another program", hint=_OF_ITS_OWN
+            )
+        if others:
+            raise ConfigurationError(
+                f"{name} is a database of another program: it has {', '.join(others)}",
+                hint=_OF_ITS_OWN,
             )
         return 0
     await _check_rights(connection, name, {"weir_schema": ("SELECT",)})

@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic, sleep
@@ -14,18 +15,12 @@ import apsw
 
 from ..errors import ConfigurationError, StoreError
 from ..settings import Settings
-from ..table import (
-    Cursor,
-    Extent,
-    NewTask,
-    Page,
-    Query,
-    ServerState,
-    Task,
-)
-from . import not_found, row_too_large
-from .sqlite_lines import pages_statement, parts
-from .sqlite_schema import bring_forward, version_of
+from ..table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
+from . import not_found, row_too_large, say_what_was_made
+from .sqlite_file import OpenFile, path_of
+from .sqlite_lines import SEQ, pages_statement, parts
+from .sqlite_log import WriteAheadLog
+from .sqlite_schema import TABLES, bring_forward, version_of
 from .trips import Found, Trip, behind_gap, gap_from
 
 if not apsw.connections():
@@ -39,11 +34,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BUSY_MILLISECONDS = 10_000
-"""How long a statement waits for another program's lock before it fails."""
+"""How long a read, or the start, waits for another program's lock before it fails."""
+WRITE_SECONDS = 10.0
+"""How long a write waits for its turn and for another program's lock, together, before it is given
+up. It counts from when the write was asked for: writes that wait behind one another give up
+together, not one after another."""
 BUSY_PAUSE = 0.02
 """Seconds until a file that another service is just opening is tried again."""
-WAL_PAGES = 1_000
-"""Database pages (4 KiB) in the write-ahead log from which the writer starts it over."""
 COUNT_BYTES = 24
 """What comes with each page: its number of rows, in digits, and two NULs."""
 FILL_ROWS = 50_000
@@ -59,19 +56,14 @@ class SQLiteStore:
         self._readers = ThreadPoolExecutor(settings.read_threads, "weir-read")
         self._writer = ThreadPoolExecutor(1, "weir-write")
         self._local = threading.local()
-        self._identity: tuple[int, int] | None = None
+        self._log = WriteAheadLog(path)
+        self._file: OpenFile | None = None
         self._connections: list[apsw.Connection] = []
 
     @classmethod
     async def open(cls, settings: Settings) -> "SQLiteStore":
         """Open or make the file that `settings.database` names; ConfigurationError if unfit."""
-        name = settings.database.removeprefix("sqlite://")
-        if not name.startswith("/") or name == "/":
-            raise ConfigurationError(
-                f"database {settings.database!r} names no file",
-                hint="use sqlite:///file.db (relative) or sqlite:////path/to/file.db (absolute)",
-            )
-        store = cls(Path(name[1:]), settings)
+        store = cls(path_of(settings.database), settings)
         try:
             await store._in(store._writer, store._prepare)
         except BaseException:
@@ -79,10 +71,13 @@ class SQLiteStore:
             raise
         return store
 
-    async def _in(
+    def _in(
         self, pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run `work` in a thread of `pool`; a fault of SQLite's comes out as a StoreError."""
+    ) -> Awaitable[T]:
+        """Run `work` in a thread of `pool`; a fault of SQLite's comes out as a StoreError.
+
+        Its turn is fixed when this returns: before whatever is asked for later.
+        """
 
         def run() -> T:
             try:
@@ -92,18 +87,17 @@ class SQLiteStore:
                     f"{self._path}: {fault}", hint="is the file whole, its disk not full?"
                 ) from fault
 
-        return await asyncio.get_running_loop().run_in_executor(pool, run)
+        return asyncio.get_running_loop().run_in_executor(pool, run)
 
     def _connection(self) -> apsw.Connection:
-        """This thread's connection, opened at first use."""
+        """This thread's connection, opened at first use, if its file is still the one there."""
+        self._check_file()
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = apsw.Connection(
-                str(self._path),
-                flags=apsw.SQLITE_OPEN_READWRITE
-                | apsw.SQLITE_OPEN_CREATE
-                | apsw.SQLITE_OPEN_NOMUTEX,
-            )
+            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
+            if self._file is None:
+                flags |= apsw.SQLITE_OPEN_CREATE
+            connection = apsw.Connection(str(self._path), flags=flags)
             connection.set_busy_timeout(BUSY_MILLISECONDS)
             self._local.connection = connection
             self._connections.append(connection)
@@ -112,30 +106,39 @@ class SQLiteStore:
     async def close(self) -> None:
         for pool in (self._readers, self._writer):
             await asyncio.to_thread(pool.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._let_go()
         while self._connections:
-            self._connections.pop().close()
+            connection = self._connections.pop()
+            if self._file is not None and self._file.replaced:
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.close()
 
     def servers(self) -> list[ServerState]:
         return []
 
     async def ping(self) -> None:
         def work() -> None:
-            self._check_file()
             self._connection().pragma("schema_version")
 
         await self._in(self._readers, work)
 
     def _check_file(self) -> None:
-        """SQLite goes on with a file that was deleted or replaced; what it writes is lost."""
-        try:
-            identity = _identity(self._path)
-        except OSError:
-            identity = None
-        if identity != self._identity:
+        """Nothing is read from a file that others do not see, or written to it."""
+        if self._file is not None and (fault := self._file.fault()):
+            with suppress(RuntimeError):  # the store is being closed, and will let go by itself
+                self._writer.submit(self._let_go)
             raise StoreError(
-                f"{self._path} was moved, deleted or replaced since it was opened",
-                hint="put it back, or restart the service",
+                f"{self._path} {fault}",
+                hint="restart the service; the next time, stop it before its file is moved",
             )
+
+    def _let_go(self) -> None:
+        """Leave no log under its name when the file has lost its own."""
+        if self._file is not None and self._file.fault() and self._file.has_log():
+            self._log.leave_none()
 
     # Reading: a thread is held for one trip, a transaction for one statement.
 
@@ -186,12 +189,24 @@ class SQLiteStore:
             found = _rows(connection, pages_statement(query, trip.left is not None), values)
         except apsw.TooBigError:
             return []
-        return list(parts(found[0][0]))
+        seq, blob = found[0]
+        self._check_seq(seq, query)
+        return list(parts(blob))
+
+    def _check_seq(self, seq: int, query: Query) -> None:
+        """A file that another one's content was put into may lack rows of the stream."""
+        if seq < query.since:
+            raise StoreError(
+                f"{self._path} has come to change {seq}, the stream began at {query.since}",
+                hint="was it restored from a backup? Start the export again",
+            )
 
     def _before_next(self, query: Query, after: int) -> int:
         """Past a gap in the ids, however wide: right before the next row that there is."""
-        statement = "SELECT coalesce(min(id) - 1, ?) FROM task WHERE id > ?"
-        return int(_rows(self._connection(), statement, (query.until, after))[0][0])
+        statement = f"SELECT {SEQ}, coalesce(min(id) - 1, ?) FROM task WHERE id > ?"
+        seq, before = _rows(self._connection(), statement, (query.until, after))[0]
+        self._check_seq(seq, query)
+        return int(before)
 
     async def read(self, task_id: int) -> Task:
         return await self._in(self._readers, self._read, task_id)
@@ -210,77 +225,75 @@ class SQLiteStore:
 
     # Writing: one thread, one transaction a call, on disk before the call returns.
 
-    @contextmanager
-    def _transaction(self, changes: int) -> Iterator[tuple[apsw.Connection, int]]:
-        """A write transaction, and the first of `changes` new values of `seq`.
+    async def _write(self, changes: int, work: Callable[[apsw.Connection, int], T]) -> T:
+        """What `work` returns in a transaction of its own, committed and on the disk.
 
-        One writer at a time makes the order of `seq` the order of commits.
+        `work` gets the connection, and the first of `changes` new values of `seq`: one writer at
+        a time makes the order of `seq` the order of commits.
         """
-        connection = self._connection()
-        self._check_file()
-        with _transaction(connection):
-            statement = "UPDATE clock SET seq = seq + ? RETURNING seq"
-            last = _rows(connection, statement, (changes,))[0][0]
-            yield connection, last - changes + 1
-        if self._wal_pages >= WAL_PAGES:
-            self._restart_log(connection)
+        give_up = monotonic() + WRITE_SECONDS
 
-    def _restart_log(self, connection: apsw.Connection) -> None:
-        """Copy the log into the file and start it over.
+        def run() -> T:
+            connection = self._connection()
+            left = int((give_up - monotonic()) * 1000)
+            try:
+                if left <= 0:
+                    raise apsw.BusyError("its turn came too late")
+                connection.set_busy_timeout(left)
+                with _transaction(connection):
+                    statement = "UPDATE clock SET seq = seq + ? RETURNING seq"
+                    last = _rows(connection, statement, (changes,))[0][0]
+                    return work(connection, last - changes + 1)
+            except apsw.BusyError:
+                raise StoreError(
+                    f"{self._path}: a write had to wait for {WRITE_SECONDS:g} seconds, and was "
+                    "given up; nothing of it is stored",
+                    hint="another program keeps the file locked, or its disk is slow: `fuser -v "
+                    f"{self._path}` names who has it open",
+                ) from None
 
-        SQLite's own checkpoint never waits for a reader, and among a thousand streams there
-        is always one. This one waits, and no page is read for longer than milliseconds.
-        """
-        with suppress(apsw.BusyError):  # another program reads for long: the next write tries again
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        answer = self._in(self._writer, run)
+        # Behind this write and before the next one, which is soon enough, and nobody waits for it.
+        self._writer.submit(self._log.keep_small)
+        return await answer
 
     async def create(self, tasks: Sequence[NewTask]) -> list[Task]:
-        def work() -> list[Task]:
-            with self._transaction(len(tasks)) as (connection, seq):
-                return [
-                    Task(_insert(connection, task, number), *task)
-                    for number, task in enumerate(tasks, seq)
-                ]
+        def work(connection: apsw.Connection, seq: int) -> list[Task]:
+            return [
+                Task(_insert(connection, task, number), *task)
+                for number, task in enumerate(tasks, seq)
+            ]
 
-        return await self._in(self._writer, work)
+        return await self._write(len(tasks), work)
 
     async def update(self, task_id: int, changes: Mapping[str, str | int]) -> Task:
-        def work() -> Task:
-            with self._transaction(1) as (connection, seq):
-                assignments = "".join(f"{column} = :{column}, " for column in changes)
-                found = _rows(
-                    connection,
-                    f"UPDATE task SET {assignments} seq = :seq WHERE id = :id"
-                    " RETURNING id, title, priority, status",
-                    {**changes, "seq": seq, "id": task_id},
-                )
-                if not found:
-                    raise not_found(task_id)
-                return Task(*found[0])
+        def work(connection: apsw.Connection, seq: int) -> Task:
+            assignments = "".join(f"{column} = :{column}, " for column in changes)
+            found = _rows(
+                connection,
+                f"UPDATE task SET {assignments} seq = :seq WHERE id = :id"
+                " RETURNING id, title, priority, status",
+                {**changes, "seq": seq, "id": task_id},
+            )
+            if not found:
+                raise not_found(task_id)
+            return Task(*found[0])
 
-        return await self._in(self._writer, work)
+        return await self._write(1, work)
 
     async def delete(self, task_id: int) -> None:
-        def work() -> None:
-            with self._transaction(1) as (connection, seq):
-                connection.execute("DELETE FROM task WHERE id = ?", (task_id,))
-                if not connection.changes():
-                    raise not_found(task_id)
-                connection.execute("INSERT INTO tombstone VALUES (?, ?)", (seq, task_id))
+        def work(connection: apsw.Connection, seq: int) -> None:
+            connection.execute("DELETE FROM task WHERE id = ?", (task_id,))
+            if not connection.changes():
+                raise not_found(task_id)
+            connection.execute("INSERT INTO tombstone VALUES (?, ?)", (seq, task_id))
 
-        await self._in(self._writer, work)
+        await self._write(1, work)
 
     async def fill(self, tasks: Iterable[NewTask]) -> None:
-        def work() -> None:
-            waiting = iter(tasks)
-            while batch := list(islice(waiting, FILL_ROWS)):
-                with self._transaction(len(batch)) as (connection, seq):
-                    connection.executemany(
-                        "INSERT INTO task (title, priority, status, seq) VALUES (?, ?, ?, ?)",
-                        ((*task, number) for number, task in enumerate(batch, seq)),
-                    )
-
-        await self._in(self._writer, work)
+        waiting = iter(tasks)
+        while batch := list(islice(waiting, FILL_ROWS)):
+            await self._write(len(batch), partial(_append, batch))
 
     # Opening.
 
@@ -293,10 +306,9 @@ class SQLiteStore:
                 if monotonic() > give_up:
                     raise apsw.BusyError("another program has it locked")
                 sleep(BUSY_PAUSE)
-            self._wal_pages = 0
             connection.pragma("synchronous", "full")  # what was answered 2xx is on the disk
-            connection.set_wal_hook(self._count_wal_pages)
-            self._identity = _identity(self._path)
+            self._log.watch(connection)
+            self._file = OpenFile(self._path)
         except apsw.NotADBError:
             raise ConfigurationError(
                 f"{self._path} is not an SQLite database",
@@ -319,14 +331,11 @@ class SQLiteStore:
                 version_of(connection, self._path)  # nobody else's file is written to
             connection.pragma("journal_mode", "wal")
             with _transaction(connection):  # fails on a file that cannot be written to
-                bring_forward(connection, self._path)
+                before, now = bring_forward(connection, self._path)
         except apsw.BusyError:
             return False
+        say_what_was_made(str(self._path), before, now, TABLES)
         return True
-
-    def _count_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
 
 
 @contextmanager
@@ -350,14 +359,13 @@ def _rows(connection: apsw.Connection, statement: str, values: Any = ()) -> list
     return connection.execute(statement, values).fetchall()
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """What tells a file from another one of the same name."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
+_INSERT = "INSERT INTO task (title, priority, status, seq) VALUES (?, ?, ?, ?)"
 
 
 def _insert(connection: apsw.Connection, task: NewTask, seq: int) -> int:
-    connection.execute(
-        "INSERT INTO task (title, priority, status, seq) VALUES (?, ?, ?, ?)", (*task, seq)
-    )
+    connection.execute(_INSERT, (*task, seq))
     return connection.last_insert_rowid()
+
+
+def _append(tasks: Sequence[NewTask], connection: apsw.Connection, seq: int) -> None:
+    connection.executemany(_INSERT, ((*task, number) for number, task in enumerate(tasks, seq)))

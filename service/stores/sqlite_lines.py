@@ -14,6 +14,9 @@ SPECIAL = (
 cost as much as all the rest of the line. Most titles need neither, and 0 takes no space.
 """
 
+SEQ = "(SELECT coalesce(max(seq), -1) FROM clock)"
+"""How far the file has come; an empty clock has not come as far as any stream's start."""
+
 _RUNS_AS_FORMULA = "title GLOB '[=+@＝＋－＠' || char(9, 10, 13) || '-]*'"  # noqa: RUF001
 _DEFUSED = f"iif({_RUNS_AS_FORMULA}, '''', '') || title"
 
@@ -70,16 +73,17 @@ def _pages(form: Format, columns: tuple[str, ...], filters: str, limited: bool) 
     return (
         "WITH RECURSIVE part(number) AS"
         " (SELECT 0 UNION ALL SELECT number + 1 FROM part LIMIT :count)"
-        f" SELECT CAST(group_concat(({page} FROM {rows}), char(0)) AS BLOB) FROM part"
+        f" SELECT {SEQ}, CAST(group_concat(({page} FROM {rows}), char(0)) AS BLOB) FROM part"
     )
 
 
 def pages_statement(query: Query, limited: bool) -> str:
-    """One statement, one blob: `count` pages of `span` ids each, from the id behind `after`.
+    """One statement: the `seq` that the file has come to, and pages, as of the same instant.
 
-    The blob is the number of rows and the lines of each page in turn, with a NUL between any
-    two; titles have none. It is one value because each value costs a hand-over of Python's
-    lock, which at a page apiece takes half as long as making the page.
+    They are `count` pages of `span` ids each, from the id behind `after`, in one blob: the number
+    of rows and the lines of each page in turn, with a NUL between any two; titles have none. It is
+    one value because each value costs a hand-over of Python's lock, which at a page apiece takes
+    half as long as making the page.
 
     Bindings: after, span, count, until, and if used: left (most rows of a page), status,
     min_priority, max_priority.

@@ -28,6 +28,8 @@ INSERT INTO clock VALUES (0);
 """,
 )
 """What takes the schema from each version to the next one; the first makes it."""
+TABLES = ("task", "tombstone", "clock")
+"""The names of our tables."""
 
 
 def version_of(connection: apsw.Connection, path: Path) -> int:
@@ -51,9 +53,14 @@ def version_of(connection: apsw.Connection, path: Path) -> int:
     return int(version)
 
 
-def bring_forward(connection: apsw.Connection, path: Path) -> None:
-    """Make the schema, or make it today's, in the write transaction that is open."""
-    for migration in MIGRATIONS[version_of(connection, path) :]:
+def bring_forward(connection: apsw.Connection, path: Path) -> tuple[int, int]:
+    """Make the schema, or make it today's, in the write transaction that is open.
+
+    Returns the version that it had before, and today's.
+    """
+    before = version_of(connection, path)
+    for migration in MIGRATIONS[before:]:
         connection.execute(migration)
     connection.pragma("application_id", APPLICATION_ID)
     connection.pragma("user_version", len(MIGRATIONS))
+    return before, len(MIGRATIONS)

@@ -1,0 +1,76 @@
+"""Which SQLite file an address names, and whether it is still there once it is open."""
+
+import os
+from pathlib import Path
+
+from ..errors import ConfigurationError
+
+_HINT = "use sqlite:///file.db (relative) or sqlite:////path/to/file.db (absolute)"
+
+
+def path_of(address: str) -> Path:
+    """The file that `sqlite:///...` names; ConfigurationError for what is no name of a file.
+
+    Only a plain path is understood, and taken letter by letter: other programs' ways to put
+    more into an address would otherwise end up, unnoticed, in the name of a new file.
+    """
+    rest = address.removeprefix("sqlite://")
+    name = rest[1:]
+    if not rest.startswith("/") or not name:
+        raise ConfigurationError(f"database {address!r} names no file", hint=_HINT)
+    if "?" in name:
+        raise ConfigurationError(
+            f"database {address!r} has parameters behind its ?, and none is understood",
+            hint="leave out all from the ? on; a file whose name has a ? has to be renamed. Weir "
+            "writes to its file: there is no mode=ro",
+        )
+    if Path(name).name.startswith((":", "file:")):
+        raise ConfigurationError(
+            f"database {address!r} names no file: of SQLite's own names neither :memory: nor "
+            "file: is understood",
+            hint=_HINT + "; under /dev/shm a file is kept in memory",
+        )
+    return Path(name)
+
+
+class OpenFile:
+    """A database file and its log as they were opened, told from others that get their names.
+
+    SQLite itself does not ask: it goes on with a file that was deleted or replaced, and what it
+    writes there is lost. What is open keeps its number, so no other file can have the same.
+
+    replaced: another file had its name. That lasts: SQLite takes a log for that of whatever file
+    has the name beside it, so whoever opened the other one has used ours, and left it unfit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.replaced = False
+        self._path, self._log_path = path, log_of(path)
+        self._file, self._log = _identity(path), _identity(self._log_path)
+
+    def fault(self) -> str:
+        """What is wrong with it now, or ""; a few microseconds."""
+        found = _identity(self._path)
+        if found is not None and found != self._file:
+            self.replaced = True
+        if self.replaced or found is None:
+            return "was moved, deleted or replaced since it was opened"
+        return "" if self.has_log() else "has lost its write-ahead log since it was opened"
+
+    def has_log(self) -> bool:
+        """Whether the log that has the log's name is the one that was opened."""
+        return _identity(self._log_path) == self._log
+
+
+def log_of(path: Path) -> Path:
+    """The write-ahead log of a database file."""
+    return path.with_name(path.name + "-wal")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of the same name; None when there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,10 +1,17 @@
-"""The engines: what streams know of a database, whichever it is."""
+"""The engines: all that is known of a database elsewhere, whichever it is."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from ..query import KeyValues, Page, Query, Range, Start
 from ..relation import Relation
+from ..settings import Settings
+
+READ_FILES, WRITE_FILES = 3, 3
+"""Open files of a connection to SQLite that reads, and of the one that writes: the file, its log,
+its index."""
+OTHER_CONNECTIONS = 3
+"""Connections to PostgreSQL beside those that pages are read through: two write, one looks."""
 
 
 class Reader(Protocol):
@@ -45,9 +52,57 @@ class Reader(Protocol):
         Raises RowTooLargeError, naming the key, when it is longer than `row_bytes`.
         """
 
+    def shown(self, relation: Relation, key: KeyValues) -> tuple[str, ...]:
+        """A key as texts, which `after` takes."""
 
-class Catalogue(Protocol):
-    """The relations of a database that may be asked for."""
 
-    async def relations(self) -> Sequence[Relation]:
-        """All of them as they are now, by address; read again only when the schema has changed."""
+class ServerState(NamedTuple):
+    """How one of several database servers is.
+
+    role: primary or replica. fit: it is read from. lag: seconds that it is behind.
+    reason: why it is not read from, or "".
+    """
+
+    name: str
+    role: str
+    fit: bool
+    lag: float
+    reason: str
+
+
+class Engine(Protocol):
+    """One database that is open."""
+
+    @property
+    def reader(self) -> Reader: ...
+
+    async def relations(self) -> Mapping[str, Relation]:
+        """All that may be asked for, by address, as the schema is now."""
+
+    async def ping(self) -> None:
+        """Return when the database answers."""
+
+    def servers(self) -> list[ServerState]:
+        """How each database server is; empty where there is none."""
+
+    async def close(self) -> None:
+        """Finish what is running and let go of the database."""
+
+
+class Appetite(NamedTuple):
+    """What an engine takes of a worker's resources.
+
+    readers: calls that may read pages at the same time. files: open files.
+    """
+
+    readers: int
+    files: int
+
+
+def appetite(settings: Settings) -> Appetite:
+    """What the engine takes that these settings name."""
+    if settings.database.startswith("sqlite:"):
+        return Appetite(settings.read_threads, settings.read_threads * READ_FILES + WRITE_FILES)
+    servers = 1 + len(settings.read_database)
+    readers = servers * settings.pool_size
+    return Appetite(readers, readers + servers + OTHER_CONNECTIONS)

@@ -1,13 +1,15 @@
 """Pages of any relation in a SQLite file: ranges asked of an index, lines made by SQLite."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import apsw
 
 from ...errors import RowTooLargeError, StoreError
 from ...query import KeyValues, Page, Query, Range, Start
+from ...relation import Relation
 from ...settings import Settings
+from .connections import Connections
 from .sql import rows as fetch
 from .statements import (
     HEAD_BYTES,
@@ -19,30 +21,26 @@ from .statements import (
 )
 from .values import parse
 
-T = TypeVar("T")
-
 LONGEST = 2**31 - 1
 """SQLite's own limit for a value, in bytes."""
 NO_CLOCK = "0"
 """How far a database has come that does not count its changes."""
 
 
-class Connections(Protocol):
-    """Runs work in a thread that has a connection of its own."""
-
-    async def read(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Raises StoreError for whatever fault SQLite finds."""
-
-    def check(self, connection: apsw.Connection, query: Query) -> None:
-        """Raise StoreError when the relation is no longer as it was when it was asked for."""
-
-
 class SQLiteReader:
     """A Reader: a thread is held for one call, a transaction for one statement."""
 
-    def __init__(self, connections: Connections, settings: Settings, clock: str = NO_CLOCK) -> None:
-        """clock: SQL that says how far the database has come, growing with each change."""
+    def __init__(
+        self,
+        connections: Connections,
+        check: Callable[[apsw.Connection, Query], None],
+        settings: Settings,
+        clock: str = NO_CLOCK,
+    ) -> None:
+        """check: raises StoreError when a relation is no longer what it was when it was asked for.
+        clock: SQL that says how far the database has come, growing with each change."""
         self._connections = connections
+        self._check = check
         self._clock = clock
         self._page_bytes = int(settings.page_bytes)
         self._row_bytes = max(self._page_bytes, int(settings.row_bytes))
@@ -56,7 +54,7 @@ class SQLiteReader:
         statement = last_statement(query, self._clock)
 
         def work(connection: apsw.Connection) -> Start:
-            self._connections.check(connection, query)
+            self._check(connection, query)
             connection.limit(apsw.SQLITE_LIMIT_LENGTH, LONGEST)
             seq, *until = fetch(connection, statement)[0]
             return Start(after, None if None in until else tuple(until), seq)
@@ -88,7 +86,7 @@ class SQLiteReader:
         self, query: Query, ranges: Sequence[Range], left: int | None
     ) -> list[Page | None]:
         def work(connection: apsw.Connection) -> list[Page | None]:
-            self._connections.check(connection, query)
+            self._check(connection, query)
             pages: list[Page | None] = []
             # The first range of all has no key before it, and so a statement of its own.
             for some in (ranges[:1], ranges[1:]) if ranges[0].after is None else (ranges,):
@@ -101,7 +99,7 @@ class SQLiteReader:
 
     async def read_row(self, query: Query, range_: Range) -> Page:
         def work(connection: apsw.Connection) -> Page:
-            self._connections.check(connection, query)
+            self._check(connection, query)
             found = self._found(connection, query, [range_], None, self._row_bytes)
             if found is None:
                 raise RowTooLargeError(
@@ -112,6 +110,9 @@ class SQLiteReader:
             return found[0]
 
         return await self._connections.read(work)
+
+    def shown(self, relation: Relation, key: KeyValues) -> tuple[str, ...]:
+        return tuple(value.hex() if isinstance(value, bytes) else str(value) for value in key)
 
     def _pages(
         self, connection: apsw.Connection, query: Query, ranges: Sequence[Range], left: int | None

@@ -10,11 +10,10 @@ from typing import TypeVar
 import structlog
 from asyncpg.pool import PoolConnectionProxy as Connection
 
-from ..errors import ConfigurationError, StoreError
-from ..settings import Settings
-from ..table import ServerState
-from .postgres_schema import identity, prepare
-from .postgres_server import UNREACHABLE, AwayError, Server, first_connection
+from ...errors import ConfigurationError, StoreError
+from ...settings import Settings
+from .. import ServerState
+from .server import UNREACHABLE, AwayError, Origin, Server, first_connection
 
 log = structlog.get_logger()
 
@@ -39,9 +38,11 @@ class Servers:
     depends on how the replication is done, and a quiet primary's replica is not called late.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, origin: Origin) -> None:
         def server(address: str) -> Server:
-            return Server(address, settings, size=settings.pool_size, writes=False)
+            return Server(address, settings, origin, size=settings.pool_size, writes=False)
+
+        self._origin = origin
 
         self.primary = server(settings.database)
         self.replicas = [server(address) for address in settings.read_database]
@@ -58,15 +59,15 @@ class Servers:
         A replica that cannot be reached now is left out until it can.
         """
         async with first_connection(self.primary.address) as connection:
-            await prepare(connection, self.primary.name)
-            known = await identity(connection, self.primary.name)
+            await self._origin.prepare(connection, self.primary.name)
+            known = await self._origin.identify(connection, self.primary.name)
         for server in (self.primary, *self.replicas):
             server.identity = known
         await asyncio.gather(*(server.open() for server in [self.primary, *self.replicas]))
         for replica in self.replicas:
             try:
                 async with first_connection(replica.address) as connection:
-                    found = await identity(connection, replica.name)
+                    found = await self._origin.identify(connection, replica.name)
             except ConfigurationError as error:
                 if error.code != UNREACHABLE:
                     raise

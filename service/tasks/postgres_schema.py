@@ -6,15 +6,28 @@ from typing import Any
 import asyncpg
 
 from ..errors import ConfigurationError
-from ..table import COLUMNS, PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, TITLE_CHARACTERS
-from . import say_what_was_made
-from .postgres_lines import SPECIAL
+from .model import (
+    COLUMNS,
+    IN_CSV,
+    IN_JSON,
+    PRIORITY_HIGHEST,
+    PRIORITY_LOWEST,
+    STATUSES,
+    TITLE_CHARACTERS,
+    say_what_was_made,
+)
 
 OLDEST_VERSION = 14
 """The oldest PostgreSQL that this is tested for; what is used has been there since 13
 (gen_random_uuid), 12 (generated columns) and 10 (identity columns)."""
 MIGRATION_LOCK = 0x57454952
 """Key of the advisory lock that one service holds while it brings the schema forward."""
+
+SPECIAL = (
+    f"""(title COLLATE "C" ~ E'[,"\\n\\r]')::int * {IN_CSV}"""
+    f""" + (title COLLATE "C" ~ E'["\\\\\\\\\\x01-\\x1f]')::int * {IN_JSON}"""
+)
+"""The two bits of a title, a stored column: asked once, when the title is written."""
 
 MIGRATIONS = (
     f"""
@@ -70,11 +83,22 @@ SELECT
 """
 
 
-async def prepare(connection: asyncpg.Connection, name: str) -> None:
-    """Make the schema, or bring it forward in one transaction; ConfigurationError if unfit.
+class Ours:
+    """An Origin: a database whose tables Weir has made."""
 
-    name: how the database is called in messages.
-    """
+    identity = "(SELECT database::text FROM weir_schema)"
+    position = "(SELECT seq FROM clock)"
+
+    async def prepare(self, connection: asyncpg.Connection, name: str) -> None:
+        """Make the schema, or bring it forward in one transaction."""
+        await _prepare(connection, name)
+
+    async def identify(self, connection: asyncpg.Connection, name: str) -> str:
+        """The number that the database was given when its tables were made."""
+        return await _identity(connection, name)
+
+
+async def _prepare(connection: asyncpg.Connection, name: str) -> None:
     await _check_server(connection, name)
     if await connection.fetchval("SELECT pg_is_in_recovery()"):
         raise ConfigurationError(
@@ -98,7 +122,7 @@ async def prepare(connection: asyncpg.Connection, name: str) -> None:
     await _check_tables(connection, name)
 
 
-async def identity(connection: asyncpg.Connection, name: str) -> str:
+async def _identity(connection: asyncpg.Connection, name: str) -> str:
     """What tells this database from others, and is the same on its replicas."""
     await _check_server(connection, name)
     if await connection.fetchval("SELECT to_regclass('weir_schema')") is None:

@@ -1,4 +1,4 @@
-"""Tasks in PostgreSQL: pages by COPY from a replica or the primary, writes to the primary.
+"""Tasks in a PostgreSQL database of ours: read from any copy, written to the primary.
 
 The order of `seq`. A sequence hands out numbers in an order in which transactions need not
 commit: a reader that has seen 8 and asks for what is behind it would miss 7, were that to
@@ -9,21 +9,17 @@ on the primary, in the log, and on every replica that replays it. Ids are drawn 
 lock, so they come in that order, too. The price: transactions that write commit one at a time.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy as Connection
 
-from ..errors import StoreError
+from ..engines.postgres.server import Server
+from ..engines.postgres.servers import Servers
 from ..settings import Settings
-from ..table import Cursor, Extent, NewTask, Page, Query, ServerState, Task
-from . import not_found
-from .postgres_lines import pages_statement, parts
-from .postgres_server import Server
-from .postgres_servers import BehindError, Servers
-from .trips import Found, Trip, behind_gap, gap_from
+from .model import NewTask, Task, not_found
+from .postgres_schema import Ours
 
 WRITERS = 2
 """Connections that write: one commits while the next one is on its way; more would only wait."""
@@ -37,66 +33,22 @@ _TICK_FOR_TASK = (
 _COLUMNS = "id, title, priority, status"
 
 
-class PostgresStore:
-    """A Store in PostgreSQL 14 or newer."""
+class PostgresTasks:
+    """A TaskStore in PostgreSQL 14 or newer."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._servers = Servers(settings)
-        self._writer = Server(settings.database, settings, size=WRITERS, writes=True)
+    def __init__(self, servers: Servers, settings: Settings) -> None:
+        """servers: what is read from; the primary among them is written to."""
+        self._servers = servers
+        self._writer = Server(settings.database, settings, Ours(), size=WRITERS, writes=True)
 
-    @classmethod
-    async def open(cls, settings: Settings) -> "PostgresStore":
-        """Connect, and make or check the tables; ConfigurationError if unfit."""
-        store = cls(settings)
-        try:
-            await store._servers.open()
-            store._writer.identity = store._servers.primary.identity
-            await store._writer.open()
-        except BaseException:
-            await store.close()
-            raise
-        return store
+    async def open(self) -> None:
+        """Be ready to write; the servers that are read from must be open."""
+        self._writer.identity = self._servers.primary.identity
+        await self._writer.open()
 
     async def close(self) -> None:
-        await asyncio.gather(self._writer.close(), self._servers.close())
-
-    async def ping(self) -> None:
-        await self._servers.ping()
-
-    def servers(self) -> list[ServerState]:
-        return self._servers.states()
-
-    # Reading: a connection is held for one trip, a transaction for one statement.
-
-    async def extent(self, *, latest: bool = False) -> Extent:
-        async def work(connection: Connection) -> Extent:
-            statement = "SELECT coalesce((SELECT max(id) FROM task), 0), seq FROM clock"
-            found = await connection.fetchrow(statement)
-            if found is None:
-                raise StoreError("the table 'clock' is empty", hint="restore it from a backup")
-            return Extent(*found)
-
-        return await self._servers.read(work, primary=latest)
-
-    async def read_pages(self, query: Query, cursor: Cursor, count: int) -> list[Page]:
-        async def work(connection: Connection) -> list[Page]:
-            trip: Trip | None = Trip.of(query, cursor, count, self._settings)
-            while trip is not None:
-                if pages := trip.pages(await _found(connection, trip)):
-                    return await _past_gap(connection, query, pages)
-                trip = trip.smaller()
-            return []
-
-        return await self._servers.read(work)
-
-    async def read_row(self, query: Query, cursor: Cursor) -> Page:
-        async def work(connection: Connection) -> Page:
-            trip = Trip.of_row(query, cursor, self._settings)
-            page = trip.page(await _found(connection, trip))
-            return (await _past_gap(connection, query, [page]))[0]
-
-        return await self._servers.read(work)
+        """Let go of the connections that write."""
+        await self._writer.close()
 
     async def read(self, task_id: int) -> Task:
         async def work(connection: Connection) -> asyncpg.Record | None:
@@ -148,37 +100,6 @@ class PostgresStore:
         while batch := list(islice(waiting, FILL_ROWS)):
             async with self._writer.connection() as connection:
                 await _append(connection, batch)
-
-
-async def _found(connection: Connection, trip: Trip) -> Found:
-    """What the trip finds on this server; nothing when the server refuses to hold that much.
-
-    Raises BehindError when the server has not yet come as far as the stream's start.
-    """
-    chunks: list[bytes] = []
-
-    async def keep(chunk: bytes) -> None:
-        chunks.append(chunk)
-
-    try:
-        await connection.copy_from_query(pages_statement(trip), output=keep, format="binary")
-    except asyncpg.ProgramLimitExceededError:  # a gigabyte is the longest value that there is
-        return []
-    found = list(parts(b"".join(chunks)))
-    if found[0].seq < trip.query.since:
-        raise BehindError(
-            f"the server has come to change {found[0].seq}, the stream began at {trip.query.since}",
-            hint="was it restored, or has a late replica taken over? Start the export again",
-        )
-    return [(part.rows, part.lines) for part in found]
-
-
-async def _past_gap(connection: Connection, query: Query, pages: list[Page]) -> list[Page]:
-    """The same pages; when they found no row, followed by what comes next, however far away."""
-    if (gap := gap_from(pages)) is None:
-        return pages
-    statement = "SELECT coalesce(min(id) - 1, $1) FROM task WHERE id > $2"
-    return behind_gap(pages, await connection.fetchval(statement, query.until, gap))
 
 
 async def _append(connection: Connection, tasks: Sequence[NewTask]) -> list[int]:

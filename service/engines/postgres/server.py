@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from ..errors import ConfigurationError, StoreError
-from ..settings import Settings, without_password
+from ...errors import ConfigurationError, StoreError
+from ...settings import Settings, without_password
 
 CONNECT_SECONDS = 5.0
 """How long a connection may take to be made."""
@@ -51,6 +52,26 @@ def address_name(address: str) -> str:
     return without_password(address)
 
 
+class Origin(Protocol):
+    """Where a database comes from, ours or a stranger's: how it is told from others.
+
+    identity: SQL of a text that is the same in all copies of a database, and in no other. position:
+    SQL of a whole number that says how far a copy has come; it grows in the order of commits.
+    """
+
+    identity: str
+    position: str
+
+    async def prepare(self, connection: asyncpg.Connection, name: str) -> None:
+        """Make or check what is needed on the primary; ConfigurationError when it is unfit.
+
+        name: how the database is called in messages.
+        """
+
+    async def identify(self, connection: asyncpg.Connection, name: str) -> str:
+        """Its identity, on any copy; ConfigurationError when the copy is unfit."""
+
+
 class Server:
     """A pool of connections to one server, for reading or for writing.
 
@@ -59,7 +80,10 @@ class Server:
     waiting: how many of ours use it or wait to. reason: why it is not up, or not used.
     """
 
-    def __init__(self, address: str, settings: Settings, *, size: int, writes: bool) -> None:
+    def __init__(
+        self, address: str, settings: Settings, origin: Origin, *, size: int, writes: bool
+    ) -> None:
+        self._origin = origin
         self.address = address
         self.name = address_name(address)
         self.up = True
@@ -143,7 +167,7 @@ class Server:
     async def _prepare(self, connection: asyncpg.Connection) -> None:
         """Make sure where a new connection leads, and that what it writes is on the disk."""
         if self.identity:
-            self._check(await connection.fetchval("SELECT database::text FROM weir_schema"))
+            self._check(await connection.fetchval(f"SELECT {self._origin.identity}"))
         if self._writes:
             # What is answered 2xx is on the disk, whatever the server's default.
             await connection.execute(
@@ -170,12 +194,12 @@ class Server:
                     self._watcher = await asyncpg.connect(
                         self.address, timeout=CONNECT_SECONDS, server_settings=_COMMON
                     )
-                statement = "SELECT seq, database::text FROM clock, weir_schema"
+                statement = f"SELECT {self._origin.position}, {self._origin.identity}"
                 found = await self._watcher.fetchrow(statement)
-                if found is None:
-                    raise StoreError("its table 'clock' is empty")
-                self._check(found["database"])
-                self.seq = found["seq"]
+                if found is None or found[0] is None:
+                    raise StoreError("it does not say how far it has come")
+                self._check(found[1])
+                self.seq = found[0]
         except Exception as fault:  # whatever it is: the next look must come
             self._forget_watcher()
             self.up, self.reason = False, _message(fault)

@@ -5,11 +5,23 @@ from pathlib import Path
 import apsw
 
 from ..errors import ConfigurationError
-from ..table import PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, TITLE_CHARACTERS
-from .sqlite_lines import SPECIAL
+from .model import (
+    IN_CSV,
+    IN_JSON,
+    PRIORITY_HIGHEST,
+    PRIORITY_LOWEST,
+    STATUSES,
+    TITLE_CHARACTERS,
+)
 
 APPLICATION_ID = 0x57454952
 """`WEIR` in ASCII: marks a file as ours, so that nobody else's is written to."""
+
+SPECIAL = (
+    f"(title GLOB '*[,\"' || char(10, 13) || ']*') * {IN_CSV}"
+    f" + (title GLOB '*[\"\\' || char(1) || '-' || char(31) || ']*') * {IN_JSON}"
+)
+"""The two bits of a title. Most titles need neither, and 0 takes no space."""
 
 MIGRATIONS = (
     f"""

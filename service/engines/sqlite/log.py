@@ -6,8 +6,8 @@ from time import monotonic
 import apsw
 import structlog
 
-from ..settings import MIB
-from .sqlite_file import log_of
+from ...settings import MIB
+from .file import log_of
 
 log = structlog.get_logger()
 

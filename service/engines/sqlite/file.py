@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..errors import ConfigurationError
+from ...errors import ConfigurationError
 
 _HINT = "use sqlite:///file.db (relative) or sqlite:////path/to/file.db (absolute)"
 

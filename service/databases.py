@@ -1,0 +1,68 @@
+"""The database that the service was told to use: ours, with tasks in it, or a stranger's."""
+
+from dataclasses import dataclass
+
+from .engines import Engine
+from .errors import ConfigurationError
+from .settings import Settings, without_password
+from .tasks.model import TaskStore
+
+
+@dataclass(frozen=True)
+class Database:
+    """An open database. tasks: None where it is a stranger's, which is only read."""
+
+    engine: Engine
+    tasks: TaskStore | None
+
+    async def close(self) -> None:
+        """Finish what is running and let go of it."""
+        await self.engine.close()
+
+
+async def open_database(settings: Settings) -> Database:
+    """The database that `settings.database` names; what it needs of ours is made or checked.
+
+    Raises ConfigurationError when the address is not understood or the database is unfit.
+    """
+    scheme, separator, _ = settings.database.partition("://")
+    if separator and scheme == "sqlite":
+        if settings.read_database:
+            raise ConfigurationError(
+                "an SQLite file has no replicas",
+                hint="leave out --read-database, or use postgresql://... for both",
+            )
+        return await _open_sqlite(settings)
+    if separator and scheme in ("postgresql", "postgres"):
+        return await _open_postgres(settings)
+    raise ConfigurationError(
+        f"database {without_password(settings.database)!r} is not an address that is understood",
+        hint="use sqlite:///file.db (relative), sqlite:////path/to/file.db (absolute) "
+        "or postgresql://user:password@host:5432/database",
+    )
+
+
+async def _open_sqlite(settings: Settings) -> Database:
+    # Neither engine's driver is loaded where the other one is used.
+    from .engines.sqlite.engine import FixedCatalogue, FoundCatalogue, SQLiteEngine
+    from .engines.sqlite.file import path_of
+    from .engines.sqlite.strangers import open_strangers
+    from .tasks import sqlite as ours
+
+    path = path_of(settings.database)
+    if await ours.is_strangers(path):
+        connections = await open_strangers(path, settings)
+        return Database(SQLiteEngine(connections, settings, FoundCatalogue({})), None)
+    connections = ours.connections_of(path, settings)
+    store = ours.SQLiteTasks(connections, settings)
+    try:
+        await store.prepare()
+    except BaseException:
+        await connections.close()
+        raise
+    catalogue = FixedCatalogue([ours.RELATION])
+    return Database(SQLiteEngine(connections, settings, catalogue, ours.CLOCK), store)
+
+
+async def _open_postgres(settings: Settings) -> Database:
+    raise NotImplementedError

@@ -102,7 +102,10 @@ class Tasks:
                 code="media_type_unsupported",
                 hint=f"send the header 'Content-Type: {JSON_TYPE}'",
             )
-        if request.content_length is not None and request.content_length <= SMALL_BODY_BYTES:
+        length, most = request.content_length, self._settings.max_body_bytes
+        if length is not None and length > most:
+            raise web.HTTPRequestEntityTooLarge(most, length)
+        if length is not None and length <= SMALL_BODY_BYTES:
             yield await self._read_body(request)
             return
         refusal = RefusedError(
@@ -134,13 +137,15 @@ class Tasks:
         patience = self._settings.body_timeout
         try:
             async with asyncio.timeout(patience):
+                connection = request.protocol
+                assert isinstance(connection, Connection)
+                await connection.want_body(request)
                 return await request.read()
         except web.RequestPayloadError as fault:
-            request.content.feed_eof()  # or aiohttp would go on reading, and log a traceback
             raise InvalidError(
-                f"the body cannot be read: {fault.args[0] if fault.args else fault}",
+                f"the body cannot be read: {' '.join(str(fault).split())}",
                 code="bad_request",
-                hint="send it as its Content-Length and Content-Encoding say",
+                hint="send it in chunks as RFC 9112 has them, or with its Content-Length",
             ) from None
         except TimeoutError:
             raise WeirError(

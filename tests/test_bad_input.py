@@ -278,14 +278,17 @@ async def test_an_unknown_route_is_a_404(service: Running, path: str) -> None:
         ("DELETE", "/", {"GET", "HEAD"}),
         ("DELETE", CSV, {"GET", "HEAD"}),
         ("POST", NDJSON, {"GET", "HEAD"}),
+        ("TRACE", "/tasks", {"GET", "HEAD", "POST"}),
     ],
 )
 async def test_another_method_is_a_405(
     service: Running, method: str, path: str, allow: set[str]
 ) -> None:
-    """A method that a route does not have is a 405 that names those that it has."""
-    _, headers = await refused(service, (405, "method_not_allowed"), method, path)
-    assert {one.strip() for one in headers["Allow"].split(",")} == allow
+    """A method that a route does not have is a 405 that names those that it has, body or not."""
+    for body in (None, b"{}"):
+        expected = (405, "method_not_allowed")
+        _, headers = await refused(service, expected, method, path, data=body)
+        assert {one.strip() for one in headers["Allow"].split(",")} == allow
 
 
 @pytest.mark.parametrize(

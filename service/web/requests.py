@@ -21,6 +21,8 @@ HEAD_BYTES = 8 * KIB
 """Most bytes in a request's head: it is kept, twice, for as long as its response takes."""
 LINE_BYTES = 128
 """What a line of a head takes beside its text."""
+WIDE_BYTES = 4
+"""What each byte of a head counts that is not all ASCII: as text, Python may keep it so wide."""
 PIECE_BYTES = 1 * KIB
 """Bytes that are parsed in one go. Each chunk of a body becomes an object, and this is what makes
 at most two hundred of them before a look at whether there are too many."""
@@ -63,7 +65,7 @@ class Requests(HttpRequestParser):
         """The present request is over, and the next one may begin."""
         self._body: StreamReader | None = None
         self._length: int | None = None
-        self._spent = 0
+        self._spent = b""
         self._broken = False
         self.expected = ""
         self.body_wanted = False
@@ -113,7 +115,7 @@ class Requests(HttpRequestParser):
         if not messages:
             return []
         ((message, self._body),) = messages
-        self._spent = 0
+        self._spent = b""
         if not message.chunked:
             self._length = int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
         return [(self._without_expect(message), self._body)]
@@ -124,13 +126,14 @@ class Requests(HttpRequestParser):
         if upgraded:
             self.set_upgraded(False)
         if body.total_bytes > before:
-            self._spent = 0
+            self._spent = b""
         else:
             self._spend(data)  # chunks without end have no bytes in them, or a long trailer
 
     def _spend(self, data: bytes) -> None:
-        self._spent += len(data) + LINE_BYTES * data.count(b"\n")
-        if self._spent > HEAD_BYTES:
+        self._spent += data
+        size = len(self._spent) * (1 if self._spent.isascii() else WIDE_BYTES)
+        if size + LINE_BYTES * self._spent.count(b"\n") > HEAD_BYTES:
             raise HeadTooLargeError
 
     def _without_expect(self, message: RawRequestMessage) -> RawRequestMessage:

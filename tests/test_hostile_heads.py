@@ -46,6 +46,8 @@ BLOCKED = get("/openapi.json") * 2
 SPACE = zlib.compressobj(9, zlib.DEFLATED, 31)
 GZIP = SPACE.compress(b"[" + b" " * 1_990_000) + SPACE.flush()
 """1,979 bytes that inflate to 1.99 MB."""
+MANY = b"[%s]" % b",".join([b'{"title":"a","priority":1}'] * 300)
+"""As many tasks as a body has room for that needs no place."""
 
 ATTACKS = {
     "pipelined heads": BLOCKED + get("/healthz", *short(120)) * 34,
@@ -65,6 +67,9 @@ ATTACKS = {
         b"Content-Length: %d" % len(GZIP),
     )
     + GZIP[:-4],
+    "answers to small bodies": post(
+        AUTHORIZATION_LINE.encode(), IS_JSON, b"Content-Length: %d" % len(MANY)
+    ).join([b"", *[MANY] * 6]),
 }
 
 

@@ -24,8 +24,8 @@ LINE_BYTES = 128
 WIDE_BYTES = 4
 """What each byte of a head counts that is not all ASCII: as text, Python may keep it so wide."""
 PIECE_BYTES = 1 * KIB
-"""Bytes that are parsed in one go. Each chunk of a body becomes an object, and this is what makes
-at most two hundred of them before a look at whether there are too many."""
+"""Bytes of a head, or of a body in chunks, that are parsed in one go. Each chunk becomes an object:
+it takes so many bytes for two hundred of them, and then it is seen whether these are too many."""
 _BLANK_LINE = b"\r\n\r\n"
 
 
@@ -83,11 +83,10 @@ class Requests(HttpRequestParser):
     def cut(self, data: bytes) -> bytes:
         """The first of these bytes, up to where the present request may end; some, if any."""
         if self._body is not None and self._length is not None:
-            size = self._length - self._body.total_bytes
-        else:
-            # A chunked body ends in a blank line, too; one in the middle of it does no harm.
-            found = (self._end + data).find(_BLANK_LINE)
-            size = len(data) if found < 0 else found + len(_BLANK_LINE) - len(self._end)
+            return data[: self._length - self._body.total_bytes]
+        # A chunked body ends in a blank line, too; one in the middle of it does no harm.
+        found = (self._end + data).find(_BLANK_LINE)
+        size = len(data) if found < 0 else found + len(_BLANK_LINE) - len(self._end)
         return data[: min(size, PIECE_BYTES)]
 
     def feed_data(  # type: ignore[override]

@@ -67,12 +67,16 @@ class Tasks:
     ) -> web.StreamResponse:
         """`POST /tasks`"""
         async with self._body(request) as body:
-            tasks, many = parse_new_tasks(body)
-            stored = [_members(task) for task in await self._store.create(tasks)]
-            if many:
-                return await self._sent(request, _answer(stored, 201))
-            place: dict[str, str] = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
-            return await self._sent(request, _answer(stored[0], 201, place))
+            return await self._sent(request, await self._create(body))
+
+    async def _create(self, body: bytes) -> web.Response:
+        # By itself: while the client takes its answer, none of these objects is kept.
+        tasks, many = parse_new_tasks(body)
+        stored = [_members(task) for task in await self._store.create(tasks)]
+        if many:
+            return _answer(stored, 201)
+        place: dict[str, str] = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
+        return _answer(stored[0], 201, place)
 
     async def update(
         self, request: web.Request, token: Token, parameters: Parameters

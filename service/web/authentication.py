@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ConfigurationError, DeniedError
+from ..errors import ConfigurationError, DeniedError, InvalidError
 
 DEVELOPMENT_SECRET = "secret-user-123"
 """Works without a token file, on a loopback address only."""
@@ -111,9 +111,18 @@ class Tokens:
                 )
         return cls(tokens)
 
-    def authenticate(self, authorization: str | None, scope: Scope) -> Token:
-        """The token of an Authorization header that has this scope, or DeniedError."""
-        scheme, _, secret = (authorization or "").partition(" ")
+    def authenticate(self, authorization: Sequence[str], scope: Scope) -> Token:
+        """The token of the Authorization header, which has this scope, or DeniedError.
+
+        Raises InvalidError for two headers: another program on the way may look at the other one.
+        """
+        if len(authorization) > 1:
+            raise InvalidError(
+                f"the Authorization header is given {len(authorization)} times",
+                code="authorization_repeated",
+                hint="send it once",
+            )
+        scheme, _, secret = "".join(authorization).partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise DeniedError(
                 "this route wants a token",

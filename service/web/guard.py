@@ -9,7 +9,6 @@ from aiohttp.typedefs import Middleware
 
 from ..errors import InvalidError, RefusedError, StoreError, WeirError
 from ..metrics import Metrics
-from ..settings import KIB
 from .authentication import Tokens
 from .connections import Connection
 from .parameters import parse_parameters
@@ -18,10 +17,6 @@ from .routes import Handler, Route
 
 log = structlog.get_logger()
 
-HEAD_BYTES = 8 * KIB
-"""Most bytes in a request's head: it is kept, twice, for as long as its response takes."""
-HEADER_BYTES = 128
-"""What a header takes beside its text."""
 RETRY_SECONDS = 5
 """What `Retry-After` says when the database failed: a server is restarted within seconds."""
 METHODS_WITH_BODY = (hdrs.METH_POST, hdrs.METH_PATCH)
@@ -37,7 +32,7 @@ def register(app: web.Application, routes: list[Route], tokens: Tokens, metrics:
         handler = _guarded(route, tokens)
         path = route.path.replace("{id}", f"{{id:(?!{names})[^/]+}}")
         for method in (route.method, "HEAD") if route.method == "GET" else (route.method,):
-            app.router.add_route(method, path, handler, expect_handler=_expect)
+            app.router.add_route(method, path, handler)
     app.middlewares.append(_refusals(metrics))
 
 
@@ -48,7 +43,8 @@ def _guarded(route: Route, tokens: Tokens) -> RawHandler:
     async def handler(request: web.Request) -> web.StreamResponse:
         token = None
         if route.scope is not None:
-            token = tokens.authenticate(request.headers.get(hdrs.AUTHORIZATION), route.scope)
+            given = request.headers.getall(hdrs.AUTHORIZATION, [])
+            token = tokens.authenticate(given, route.scope)
         parameters = parse_parameters(route.parameters, list(request.query.items()))
         return await serve(request, token, parameters)
 
@@ -73,7 +69,8 @@ def _refusals(
         assert isinstance(connection, Connection)
         with connection.request():
             try:
-                _check_head(request)
+                if request.match_info.http_exception is None:  # else no route, or no such method
+                    _check_head(request, connection.expected)
                 return await handler(request)
             except WeirError as error:
                 return refuse(_to_be_told(error, request.path))
@@ -103,36 +100,24 @@ def _to_be_told(error: WeirError, route: str) -> WeirError:
     )
 
 
-async def _expect(request: web.Request) -> web.Response | None:
-    """Tell a client that waits for it to go on with its body (RFC 9110, section 10.1.1)."""
-    expected = request.headers[hdrs.EXPECT]
-    if expected.lower() != "100-continue":
-        return problem(
-            WeirError(
-                f"{expected[:40]!r} is not expected here",
-                code="expectation_failed",
-                hint="send no Expect header but 100-continue",
-            )
+def _check_head(request: web.Request, expected: str) -> None:
+    """Refuse what the head asks for and nobody does, and a body where none is read."""
+    if expected.lower() not in ("", "100-continue"):
+        raise WeirError(
+            f"{expected[:40]!r} is not expected here",
+            code="expectation_failed",
+            hint="send no Expect header but 100-continue",
         )
-    if request.version >= (1, 1):
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # that was not the response yet
-    return None
-
-
-def _check_head(request: web.Request) -> None:
-    """Refuse a head too large to keep, and a body where none is read."""
-    size = len(request.raw_path) + sum(
-        len(name) + len(value) + HEADER_BYTES for name, value in request.raw_headers
-    )
-    if size > HEAD_BYTES:
+    if not request.can_read_body:
+        return
+    encodings = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
+    if encodings.strip().lower() not in ("", "identity"):
         raise InvalidError(
-            f"the request's head takes {size} bytes, {HEADER_BYTES} for each header among them; "
-            f"{HEAD_BYTES} are allowed",
-            code="head_too_large",
-            hint="send fewer cookies, or shorter headers",
+            f"the body is encoded as {encodings[:40]!r}; only plain ones are taken",
+            code="content_encoding_unsupported",
+            hint="send the body as it is, without Content-Encoding",
         )
-    if request.can_read_body and request.method not in METHODS_WITH_BODY:
+    if request.method not in METHODS_WITH_BODY:
         raise InvalidError(
             f"{request.method} {request.path} takes no body",
             code="unexpected_body",

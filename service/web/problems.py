@@ -4,9 +4,9 @@ import json
 from http import HTTPStatus
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
 
 from ..errors import DeniedError, InvalidError, RefusedError, WeirError
+from .requests import HeadTooLargeError
 
 CONTENT_TYPE = "application/problem+json"
 STATUS = {
@@ -14,6 +14,7 @@ STATUS = {
     "invalid_id": 400,
     "invalid_json": 400,
     "unexpected_body": 400,
+    "authorization_repeated": 400,
     "bad_request": 400,
     "token_missing": 401,
     "token_invalid": 401,
@@ -24,6 +25,7 @@ STATUS = {
     "body_timeout": 408,
     "body_too_large": 413,
     "media_type_unsupported": 415,
+    "content_encoding_unsupported": 415,
     "expectation_failed": 417,
     "invalid_task": 422,
     "token_streams_exhausted": 429,
@@ -93,8 +95,6 @@ def unparsable(fault: BaseException | None, message: str | None) -> web.Response
     """What is no HTTP, or too long a line of it, in our form; the connection closes after it."""
     detail = " ".join((message or "the request cannot be read").split())
     error = WeirError(detail, code="bad_request", hint="send one HTTP/1.1 request at a time")
-    if isinstance(fault, LineTooLong) or detail.startswith("Too many headers"):
+    if isinstance(fault, HeadTooLargeError):
         error = WeirError(detail, code="head_too_large", hint="send a shorter address or headers")
-    response = problem(error)
-    response.force_close()
-    return response
+    return problem(error)

@@ -33,6 +33,7 @@ STREAM_PROBLEMS = (
     "row_too_large",
 )
 BODY_PROBLEMS = (
+    "bad_request",
     "invalid_json",
     "body_timeout",
     "body_too_large",

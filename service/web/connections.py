@@ -29,12 +29,12 @@ SWEEP_SLICE = 200
 class Connection(web.RequestHandler):
     """aiohttp's connection, with the limits that it lacks."""
 
-    __slots__ = ("_connections", "_deaf", "_head_bytes", "busy", "flow", "waiting_since")
+    __slots__ = ("_connections", "_deaf", "_head_bytes", "_missed", "busy", "flow", "waiting_since")
 
     def __init__(self, connections: "Connections", server: web.Server, **options: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._connections = connections
-        self._deaf = False
+        self._deaf = self._missed = False
         self._head_bytes = 0
         self.busy = False
         self.waiting_since = monotonic()
@@ -52,6 +52,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            self._missed = True
             return
         if not self.busy:
             self._head_bytes += len(data)
@@ -78,8 +79,14 @@ class Connection(web.RequestHandler):
             self._connections.rest(self)
 
     def ignore_input(self) -> None:
-        """Drop what the client still sends: its connection ends with the present response."""
+        """Drop what the client sends from now on."""
         self._deaf = True
+
+    def heed_input(self) -> bool:
+        """Take in what the client sends, unless something was dropped: then there is no telling
+        where its next request starts, and the connection has to end with this response."""
+        self._deaf = self._missed
+        return not self._missed
 
     def handle_error(
         self,

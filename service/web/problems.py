@@ -14,6 +14,7 @@ STATUS = {
     "invalid_id": 400,
     "invalid_json": 400,
     "unexpected_body": 400,
+    "range_not_supported": 400,
     "bad_request": 400,
     "token_missing": 401,
     "token_invalid": 401,

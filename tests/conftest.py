@@ -217,9 +217,9 @@ def spawn(tmp_path: Path, database: Database) -> Iterator[StartProcess]:
     """Start the service as a user does: `spawn("--max-streams", "2")`; stopped at the end."""
     started: list[Process] = []
 
-    def begin(*flags: str, database: Path | Database = database) -> Process:
+    def begin(*flags: str, database: Path | Database = database, port: int = 0) -> Process:
         where = SQLite(database) if isinstance(database, Path) else database
-        port = free_port()
+        port = port or free_port()
         log_file = tmp_path / f"service-{len(started)}.log"
         with log_file.open("wb") as log:
             popen = subprocess.Popen(

@@ -11,6 +11,7 @@ import pytest
 
 from service.errors import StoreError
 from service.generate import tasks
+from service.logs import LINES
 from service.stores import Store
 from service.table import NewTask
 from tests.conftest import AUTHORIZATION, Logged, Process, StartProcess, StartService, faults
@@ -238,4 +239,5 @@ async def test_a_body_that_is_no_gzip_logs_no_traceback(
     async with service.client.post(service.url + "/tasks", data=b"abcde", headers=kind) as answer:
         assert answer.status == 400
     await service.get("/tasks")
+    await asyncio.to_thread(LINES.drain)
     assert "Traceback" not in "".join(capfd.readouterr())

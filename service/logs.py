@@ -48,9 +48,10 @@ class _Lines:
 
     def drain(self) -> None:
         """Wait until all lines are written, but not for long."""
-        written = Event()
-        self._queue.put(written)
-        written.wait(LAST_SECONDS)
+        if self._thread is not None:
+            written = Event()
+            self._queue.put(written)
+            written.wait(LAST_SECONDS)
 
     def _work(self) -> None:
         while True:

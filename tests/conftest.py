@@ -265,16 +265,16 @@ async def until(condition: Callable[[], Any], seconds: float = 20) -> None:
     raise AssertionError(f"it did not happen within {seconds} seconds")
 
 
-def request_bytes(path: str, *, token: str = TOKEN) -> bytes:
-    """A GET as it goes over a raw socket."""
-    return (
-        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
-    ).encode()
+def request_bytes(path: str, *, token: str = TOKEN, last: bool = False) -> bytes:
+    """A GET as it goes over a raw socket; last: the connection is to end with its answer."""
+    end = "Connection: close\r\n\r\n" if last else "\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+    return (head + end).encode()
 
 
 @contextmanager
 def small_reader(
-    port: int, request: bytes = request_bytes("/tasks/export.csv")
+    port: int, request: bytes = request_bytes("/tasks/export.csv", last=True)
 ) -> Iterator[socket.socket]:
     """A connection with a small receive buffer that has sent `request` and reads nothing yet."""
     with socket.socket() as connection:

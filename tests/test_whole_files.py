@@ -140,7 +140,7 @@ async def test_what_is_sent_in_mid_stream_ends_the_connection(start: StartServic
     """The export is whole; what came meanwhile was dropped, so no next request is looked for."""
     service = await start(TABLE)
     loop = asyncio.get_running_loop()
-    with small_reader(service.port) as connection:
+    with small_reader(service.port, request_bytes(EXPORT)) as connection:
         await wait_for_streams(service, 1)
         await loop.sock_sendall(connection, request_bytes("/healthz"))
         got = await read_to_the_end(connection)
@@ -151,7 +151,7 @@ async def test_what_is_sent_in_mid_stream_ends_the_connection(start: StartServic
 async def test_requests_sent_together_are_answered_in_turn(start: StartService) -> None:
     """What came before the first export began is answered behind it, on the same connection."""
     service = await start(TABLE)
-    last = request_bytes("/healthz").replace(b"Host:", b"Connection: close\r\nHost:")
+    last = request_bytes("/healthz", last=True)
     with small_reader(service.port, request_bytes(EXPORT) * 2 + last) as connection:
         got = await read_to_the_end(connection)
     assert got.count(b"HTTP/1.1 200 OK") == 3

@@ -11,6 +11,7 @@ import pytest
 
 from service.errors import StoreError
 from service.generate import tasks
+from service.logs import LINES
 from service.stores import Store
 from service.table import NewTask
 from tests.conftest import AUTHORIZATION, Logged, Process, StartProcess, StartService, faults
@@ -248,4 +249,5 @@ async def test_a_body_that_is_no_chunk_logs_no_traceback(
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b'"bad_request"' in answer
     await service.get("/tasks")
+    await asyncio.to_thread(LINES.drain)
     assert "Traceback" not in "".join(capfd.readouterr())

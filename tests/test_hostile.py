@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from service.generate import tasks
+from service.logs import LINES
 from service.settings import KIB
 from tests.conftest import (
     AUTHORIZATION_LINE,
@@ -206,6 +207,7 @@ async def test_a_client_gone_mid_page_leaves_nothing(
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         await wait_for_streams(service, 0)
     assert await service.outcomes() == {"gone": 2}
+    await asyncio.to_thread(LINES.drain)
     assert "Traceback" not in "".join(capfd.readouterr())
 
 

@@ -35,6 +35,7 @@ class Connection(web.RequestHandler):
         "_held",
         "_ignored_bytes",
         "_linger_seconds",
+        "_missed",
         "_requests",
         "busy",
         "flow",
@@ -57,7 +58,7 @@ class Connection(web.RequestHandler):
         self._linger_seconds = lingering_time
         self._parser = self._requests = Requests(self, loop, read_bufsize)
         self._held = b""
-        self._deaf = False
+        self._deaf = self._missed = False
         self._ignored_bytes = 0.0
         self.busy = False
         self.waiting_since = monotonic()
@@ -80,6 +81,7 @@ class Connection(web.RequestHandler):
         While something is held, nothing more is read: it is one read's bytes at most.
         """
         if self._deaf:
+            self._missed = True
             self._ignored_bytes -= len(data)
             if self._ignored_bytes < 0:
                 self.flow.abort()
@@ -136,10 +138,11 @@ class Connection(web.RequestHandler):
         self._go_on()
 
     def ignore_input(self, most: float = inf) -> None:
-        """Drop what the client still sends: its connection ends with the present response.
+        """Drop what the client sends from now on.
 
         most: bytes; whoever sends more is reset.
         """
+        self._missed = bool(self._held)
         self._deaf = True
         self._ignored_bytes = most
         self._held = b""
@@ -167,6 +170,12 @@ class Connection(web.RequestHandler):
             with suppress(OSError):  # it is gone
                 self.transport.write_eof()
             await asyncio.sleep(self._linger_seconds)
+
+    def heed_input(self) -> bool:
+        """Take in what the client sends, unless something was dropped: then there is no telling
+        where its next request starts, and the connection has to end with this response."""
+        self._deaf = self._missed
+        return not self._missed
 
     def handle_error(
         self,

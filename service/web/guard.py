@@ -1,7 +1,8 @@
 """What every request passes on its way to its route: the head, the token, the parameters."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 from aiohttp import hdrs, web
@@ -71,7 +72,8 @@ def _refusals(
             try:
                 if request.match_info.http_exception is None:  # else no route, or no such method
                     _check_head(request, connection.expected)
-                return await handler(request)
+                with _one_response(request, connection):
+                    return await handler(request)
             except WeirError as error:
                 return refuse(_to_be_told(error, request.path))
             except web.HTTPException as fault:
@@ -85,6 +87,21 @@ def _refusals(
                 )
 
     return middleware
+
+
+@contextmanager
+def _one_response(request: web.Request, connection: Connection) -> Iterator[None]:
+    """End the connection with a reset where what goes wrong can no longer be told.
+
+    A response that has begun would have the next one in the middle of its body. And that of a
+    client that is gone is empty: nobody is to take it for an answer, whatever was gone.
+    """
+    try:
+        yield
+    except Exception as fault:
+        if request.writer.output_size or isinstance(fault, ConnectionError):
+            connection.flow.abort()
+        raise
 
 
 def _to_be_told(error: WeirError, route: str) -> WeirError:

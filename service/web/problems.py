@@ -15,6 +15,7 @@ STATUS = {
     "invalid_json": 400,
     "unexpected_body": 400,
     "authorization_repeated": 400,
+    "range_not_supported": 400,
     "bad_request": 400,
     "token_missing": 401,
     "token_invalid": 401,

@@ -26,6 +26,8 @@ from .web.connections import RECEIVE_BUFFER_BYTES, Connection, Connections
 from .web.exports import Exports
 from .web.guard import register
 from .web.operations import Operations
+from .web.origins import Origins
+from .web.problems import pages_for_browsers
 from .web.routes import all_routes
 from .web.streams import streams_of_all
 from .web.tasks import Tasks
@@ -160,7 +162,9 @@ async def serving(
         )
         operations.description = openapi.document(routes)
         app = web.Application(client_max_size=settings.max_body_bytes)
+        app.middlewares.append(pages_for_browsers)
         register(app, routes, tokens, metrics)
+        Origins(settings.allow_origin, development=settings.tokens is None).register(app)
         # A handler is cancelled as soon as its client is gone, so that nothing outlives it.
         runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_SECONDS

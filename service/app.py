@@ -85,15 +85,13 @@ async def serve(settings: Settings, reload: asyncio.Event | None = None) -> Asyn
         async with serving(
             settings, bound, store, tokens, listener=listener, team=Team()
         ) as accept:
-            log.info("listening", address=address_of(listener), database=settings.shown_database)
             reloading = asyncio.create_task(
                 reload_tokens(settings, reload or asyncio.Event(), accept)
             )
-            try:
-                yield address_of(listener)
-            finally:
-                reloading.cancel()
+            log.info("listening", address=address_of(listener), database=settings.shown_database)
+            yield address_of(listener)
             log.info("shutting down", grace=settings.grace)
+        reloading.cancel()
         log.info("stopped")
     finally:
         await store.close()

@@ -147,12 +147,12 @@ async def run_workers(
             ready(address)
         await end
         start.cancel()
-        reloading.cancel()
         log.info("shutting down", grace=settings.grace)
         for listener in listeners:  # or the kernel would go on filling their queues
             listener.close()
         await asyncio.gather(*(worker.end(settings.grace) for worker in workers))
         await asyncio.gather(*keepers)
+        reloading.cancel()
         log.info("stopped")
 
 
@@ -251,16 +251,9 @@ class _Worker:
             process.kill()
 
 
-async def _work() -> None:
+async def _work(told: asyncio.StreamReader, orders: Orders) -> None:
     """Serve as one of the workers until told to end, or until nobody is left to tell it."""
     stop, alone = stop_signal(), asyncio.Event()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the one that watches tells what follows of it
-    told = await _standard_input()
-    line = await told.readline()
-    if not line:
-        return
-    orders = Orders.load(line)
-    configure(orders.settings.log_format, orders.number)
     settings = orders.settings
     tokens = Tokens(orders.tokens)
     team = Team(orders.number, settings.workers, orders.folder)
@@ -280,7 +273,7 @@ async def _work() -> None:
             listening = asyncio.create_task(listen(accept))
             os.write(sys.stdout.fileno(), READY)
             await stop.wait()
-            listening.cancel()
+        listening.cancel()
     finally:
         await store.close()
         team.strike(orders.number)
@@ -288,18 +281,26 @@ async def _work() -> None:
             await asyncio.to_thread(shutil.rmtree, orders.folder, ignore_errors=True)
 
 
-async def _standard_input() -> asyncio.StreamReader:
-    reader = asyncio.StreamReader(LINE_BYTES)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+async def _told() -> None:
+    """Hear what there is to do, and do it; nothing, when nobody is left to tell."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the one that watches tells what follows of it
+    told = asyncio.StreamReader(LINE_BYTES)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(told), sys.stdin
     )
-    return reader
+    try:
+        if line := await told.readline():
+            orders = Orders.load(line)
+            configure(orders.settings.log_format, orders.number)
+            await _work(told, orders)
+    finally:
+        transport.close()
 
 
 def main() -> None:
     """What a worker's process runs."""
     try:
-        asyncio.run(_work())
+        asyncio.run(_told())
     except ConfigurationError as error:
         log.error("worker cannot start", reason=error.message, hint=error.hint)
         sys.exit(1)

@@ -4,6 +4,7 @@ was made to lead here."""
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator, Mapping
@@ -88,6 +89,14 @@ async function remove() {
 </script>
 """
 """The tutorial's page with `fetch`, which tells the server that it came from what it has seen."""
+README = Path(__file__).parent.parent / "README.md"
+README_PAGE = """<!doctype html><title>the README's</title><script type="module">
+const lines = [];
+console.log = (line) => lines.push(line);
+SCRIPT
+await fetch("/seen", { method: "POST", body: JSON.stringify({ lines }) });
+</script>
+"""
 
 
 def status_line(answer: bytes) -> int:
@@ -297,12 +306,12 @@ async def browser(folder: Path, *arguments: str) -> AsyncIterator[asyncio.subpro
         await process.wait()
 
 
-async def seen(service: Running, folder: Path, page_host: str = "localhost") -> dict[str, Any]:
+async def seen(service: Running, folder: Path, script: str = SCRIPT) -> dict[str, Any]:
     """What a page of another origin sees of the service, in a browser."""
     told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
     async def page(request: web.Request) -> web.Response:
-        return web.Response(text=SCRIPT, content_type="text/html")
+        return web.Response(text=script, content_type="text/html")
 
     async def listen(request: web.Request) -> web.Response:
         told.set_result(await request.json())
@@ -317,7 +326,7 @@ async def seen(service: Running, folder: Path, page_host: str = "localhost") -> 
     await site.start()
     port = runner.addresses[0][1]
     try:
-        address = f"http://{page_host}:{port}/?service=http://localhost:{service.port}"
+        address = f"http://localhost:{port}/?service=http://localhost:{service.port}"
         async with browser(folder, address), asyncio.timeout(BROWSER_SECONDS):
             return await told
     finally:
@@ -336,6 +345,19 @@ async def test_a_page_in_a_browser_reads_the_stream(start: StartService, tmp_pat
     assert found["problem"] == [401, "token_invalid"]
     assert found["write"] == [201, "Out of a page"]
     assert found["remove"] == 204
+
+
+@with_browser
+async def test_the_script_of_the_readme_reads_the_stream(
+    start: StartService, tmp_path: Path
+) -> None:
+    """What the README shows to those who write pages runs as it stands there."""
+    (script,) = re.findall(r"```javascript\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    service = await start(list(tasks(ROWS, seed=1)), allow_origin=["*"])
+    script = script.replace("http://localhost:3000", service.url)
+    found = await seen(service, tmp_path, README_PAGE.replace("SCRIPT", script))
+    parts = [int(line.removesuffix(" bytes")) for line in found["lines"]]
+    assert sum(parts) == len(await service.get(NDJSON))
 
 
 @with_browser

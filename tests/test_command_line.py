@@ -42,6 +42,10 @@ TOKEN_FILES: dict[str, str | bytes] = {
     "same name": "".join(
         f'[[token]]\nname = "a"\nsecret = "long-secret-{number}"\nscopes = []\n' for number in "12"
     ),
+    "too many": "".join(
+        f'[[token]]\nname = "{number}"\nsecret = "long-secret-{number}"\nscopes = []\n'
+        for number in range(2_001)
+    ),
     "same secret": "".join(
         f'[[token]]\nname = "{name}"\nsecret = "long-secret-1"\nscopes = []\n' for name in "ab"
     ),

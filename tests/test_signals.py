@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from service.generate import tasks
+from service.team import TOKEN_COLUMNS, Team, of_token
 from simulator.launch import free_port
 from tests.conftest import Process, StartProcess, request_bytes, small_reader, until
 from tests.databases import SQLite
@@ -253,6 +254,20 @@ async def test_a_limit_of_a_token_holds_after_its_return(
     assert "Traceback" not in service.log
 
 
+def test_a_column_of_the_counts_is_taken_again() -> None:
+    """Tokens may come and go without end: who counts no stream leaves its column to others."""
+    team = Team()
+    team.add(of_token("stays"), 3)
+    for number in range(TOKEN_COLUMNS + 100):
+        name = of_token(f"token {number}")
+        assert team.total(name) == 0
+        team.add(name, 1)
+        assert team.total(name) == 1
+        team.add(name, -1)
+    assert team.total(of_token("stays")) == 3
+    assert team.total(of_token("token 0")) == 0
+
+
 # -- told to end -------------------------------------------------------------------------------
 
 
@@ -286,6 +301,21 @@ async def test_a_second_signal_ends_at_once(
     await until(lambda: not any(is_alive(child) for child in children))
     assert not folders(tmp_path)
     assert "Traceback" not in service.log
+
+
+@TOGETHER
+async def test_tokens_are_revoked_in_the_grace(
+    spawn: StartProcess, table: Path, file: Path, readers: ExitStack, workers: int
+) -> None:
+    """A service that waits for its last streams resets those whose token is revoked meanwhile."""
+    service = await begin(spawn, table, workers, "--grace", "3600", file=file)
+    under_way = reader(service, readers, "second")
+    assert await heads([under_way]) == [200]
+    service.popen.send_signal(signal.SIGTERM)
+    await until(lambda: "shutting down" in service.log)
+    await hang_up(service, file=file, text=token("first"))
+    assert await broken(under_way)
+    assert await asyncio.to_thread(service.popen.wait, 30) == 0
 
 
 @TOGETHER

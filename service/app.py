@@ -26,7 +26,7 @@ from .web.connections import RECEIVE_BUFFER_BYTES, Connection, Connections
 from .web.exports import Exports
 from .web.guard import register
 from .web.operations import Operations
-from .web.origins import Origins
+from .web.origins import ANY, Origins
 from .web.problems import pages_for_browsers
 from .web.routes import all_routes
 from .web.streams import streams_of_all
@@ -132,6 +132,11 @@ async def fit(settings: Settings) -> tuple[Settings, Bound]:
         log.warning(
             "no token file: the development token works for everything", token=DEVELOPMENT_SECRET
         )
+        if ANY in settings.allow_origin:
+            log.warning(
+                "every web page may read and write here: all know the development token",
+                hint="name an origin with --allow-origin, or a token file with --tokens",
+            )
     log.info("worst case", memory=str(bound))
     return settings, bound
 

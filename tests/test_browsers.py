@@ -17,7 +17,7 @@ from aiohttp import web
 
 from service.generate import tasks
 from service.settings import Settings
-from tests.conftest import AUTHORIZATION, Running, StartService
+from tests.conftest import AUTHORIZATION, Logged, Running, StartService
 
 CSV, NDJSON = "/tasks/export.csv", "/tasks/stream.ndjson"
 PAGE = "http://localhost:5173"
@@ -334,7 +334,9 @@ async def seen(service: Running, folder: Path, script: str = SCRIPT) -> dict[str
 
 
 @with_browser
-async def test_a_page_in_a_browser_reads_the_stream(start: StartService, tmp_path: Path) -> None:
+async def test_a_page_in_a_browser_reads_the_stream(
+    start: StartService, tmp_path: Path, logged: Logged
+) -> None:
     """The tutorial's page streams, writes, deletes and sees why it was refused."""
     table = list(tasks(ROWS, seed=1))
     service = await start(table, allow_origin=["*"])
@@ -345,6 +347,7 @@ async def test_a_page_in_a_browser_reads_the_stream(start: StartService, tmp_pat
     assert found["problem"] == [401, "token_invalid"]
     assert found["write"] == [201, "Out of a page"]
     assert found["remove"] == 204
+    assert any("every web page may read" in entry["event"] for entry in logged)
 
 
 @with_browser

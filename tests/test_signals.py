@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
@@ -21,6 +22,8 @@ from service.team import TOKEN_COLUMNS, Team, of_token
 from simulator.launch import free_port
 from tests.conftest import Process, StartProcess, request_bytes, small_reader, until
 from tests.databases import SQLite
+from tests.test_failures import wait_for_log
+from tests.test_operating import answer, unit
 from tests.test_workers import folders, heads, is_alive, rest, worker_of, workers_of
 
 EXPORT = "/tasks/export.csv"
@@ -252,6 +255,37 @@ async def test_a_limit_of_a_token_holds_after_its_return(
     refused = reader(service, readers, "third")  # has had all of its own since before
     assert await heads([refused]) == [429]
     assert "Traceback" not in service.log
+
+
+def test_the_unit_reloads_a_changed_token_file(
+    spawn: StartProcess, table: Path, tmp_path: Path
+) -> None:
+    """`systemctl reload` does what lies in the unit: the file in /etc is the one that counts."""
+    known = {"/etc/weir": str(tmp_path / "etc"), "%t/weir": str(tmp_path / "run")}
+
+    def here(line: str) -> str:
+        for path, place in known.items():
+            line = line.replace(path, place)
+        return line
+
+    def execute(key: str, pid: int = 0) -> None:
+        for line in unit()[key]:
+            command = ["bash", "-c", here(line.removeprefix("+"))]
+            subprocess.run(command, env=os.environ | {"MAINPID": str(pid)}, check=True)
+
+    for place in known.values():
+        Path(place).mkdir()
+    file = Path(here("/etc/weir/tokens.toml"))
+    file.write_text(token("first"))
+    file.chmod(0o600)
+    execute("ExecStartPre")
+    service = spawn(*here(unit()["ExecStart"][0]).split()[1:], database=table)
+    assert answer(service, "/tasks", secret="secret-of-first")[0] == 200
+    file.write_text(token("second"))
+    execute("ExecReload", service.popen.pid)
+    wait_for_log(service, TAKEN)
+    assert answer(service, "/tasks", secret="secret-of-first")[0] == 401
+    assert answer(service, "/tasks", secret="secret-of-second")[0] == 200
 
 
 def test_a_column_of_the_counts_is_taken_again() -> None:

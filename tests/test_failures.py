@@ -215,7 +215,7 @@ async def test_slow_uploads_do_not_lock_out_a_task(start: StartService) -> None:
     """While slow bodies take every place that there is, a single task is stored at once."""
     service = await start(max_writes=2, body_timeout=60)
     head = (
-        f"POST /tasks HTTP/1.1\r\nHost: x\r\n{HEADER}\r\nContent-Type: application/json\r\n"
+        f"POST /tasks HTTP/1.1\r\nHost: localhost\r\n{HEADER}\r\nContent-Type: application/json\r\n"
         "Content-Length: 2000000\r\n\r\n["
     ).encode()
     slow = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(8)]

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from service.settings import KIB
-from service.stream.admission import REQUEST_BYTES
+from service.stream.bound import REQUEST_BYTES
 from simulator.probe import memory
 from tests.conftest import AUTHORIZATION_LINE, TOKEN, Process, Running, StartProcess, StartService
 from tests.test_bad_input import BAD, IS_JSON, TOO_LARGE, check, raw, request

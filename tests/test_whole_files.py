@@ -9,7 +9,7 @@ import pytest
 
 from service.generate import tasks
 from service.settings import KIB
-from service.stream.admission import Stream
+from service.stream.stream import Stream
 from service.web.streams import StreamsOfAll
 from tests.conftest import (
     AUTHORIZATION_LINE,

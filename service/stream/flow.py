@@ -71,7 +71,8 @@ class Room:
         try:
             self._epoll.unregister(descriptor)
         except OSError as fault:  # closed in the meantime: the kernel has forgotten it already
-            if fault.errno not in (errno.ENOENT, errno.EBADF):
+            # EPERM: a file of another kind has the number by now.
+            if fault.errno not in (errno.ENOENT, errno.EBADF, errno.EPERM):
                 raise
 
 

@@ -77,7 +77,7 @@ def _refusals(
             except WeirError as error:
                 return refuse(_to_be_told(error, request.path))
             except web.HTTPException as fault:
-                return from_aiohttp(fault)
+                return from_aiohttp(fault, request)
             except ConnectionError:
                 return web.Response()  # the client is gone: nobody is left to read this
             except Exception:

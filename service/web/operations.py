@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from functools import cached_property
 from importlib.resources import files
 
@@ -48,7 +49,8 @@ class Operations:
         self, request: web.Request, token: Token | None, parameters: Parameters
     ) -> web.StreamResponse:
         """`GET /`"""
-        return web.Response(text=PAGE, content_type="text/html")
+        page = PAGE.replace("{address}", _asked_at(request))
+        return web.Response(text=page, content_type="text/html")
 
     async def openapi(
         self, request: web.Request, token: Token | None, parameters: Parameters
@@ -131,3 +133,13 @@ class Operations:
         await response.write(b"]}")
         await response.write_eof()
         return response
+
+
+def _asked_at(request: web.Request) -> str:
+    """The address that the client asked, as it may stand in a page and in a shell's command."""
+    host = request.headers.get(hdrs.HOST, "")
+    if not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]+", host):
+        host = "localhost"
+    # A proxy that speaks TLS for the service says so; a token is not to be sent without it.
+    encrypted = request.headers.get(hdrs.X_FORWARDED_PROTO, "").lower() == "https"
+    return f"{'https' if encrypted else 'http'}://{host}"

@@ -1,10 +1,10 @@
 """All the wiring: store, routes, limits, listening, shutting down."""
 
 import asyncio
+import errno
 import os
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
@@ -15,6 +15,7 @@ from .errors import ConfigurationError
 from .memory import container_memory, process_memory, release_free_memory
 from .metrics import Metrics, Parts
 from .settings import KIB, MIB, Settings
+from .signals import end_at_once, reload_signal, stop_signal
 from .stores import Store, appetite, open_store
 from .stream.admission import Admission
 from .stream.bound import Bound, check_large_rows, fit_connections, fit_memory, fit_open_files
@@ -22,11 +23,13 @@ from .stream.large_rows import LargeRows
 from .stream.pages import Budgets, ReadAhead
 from .team import CONNECTIONS, IN_KERNEL, IN_PROCESS, PID, STREAMS, Team
 from .web import openapi
-from .web.authentication import DEVELOPMENT_SECRET, Tokens
+from .web.authentication import DEVELOPMENT_SECRET, Token, Tokens
 from .web.connections import RECEIVE_BUFFER_BYTES, Connection, Connections
 from .web.exports import Exports
 from .web.guard import register
 from .web.operations import Operations
+from .web.origins import ANY, Origins
+from .web.problems import pages_for_browsers
 from .web.routes import all_routes
 from .web.streams import streams_of_all
 from .web.tasks import Tasks
@@ -53,41 +56,64 @@ CLEANUP_SECONDS = 1
 """What requests other than streams get to finish; aiohttp may wait for it twice."""
 
 
+AcceptTokens = Callable[[Sequence[Token]], None]
+"""From now on these tokens come in; whoever streams with another one is reset."""
+
+
 async def run(settings: Settings, ready: Callable[[str], None] = lambda address: None) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is told the address once it listens.
 
+    SIGHUP reads the token file again. A second SIGTERM or SIGINT ends the process at once.
+
     Raises ConfigurationError when the service cannot start as it was told to.
     """
-    stop = stop_signal()
-    async with serve(settings) as address:
+    stop = stop_signal(end_at_once)
+    async with serve(settings, reload_signal(stop)) as address:
         ready(address)
         await stop.wait()
 
 
-def stop_signal() -> asyncio.Event:
-    """Set when this process is told to end."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
-
-
 @asynccontextmanager
-async def serve(settings: Settings) -> AsyncIterator[str]:
-    """The service on its address for as long as the context lasts; then it shuts down."""
+async def serve(settings: Settings, reload: asyncio.Event | None = None) -> AsyncIterator[str]:
+    """The service on its address for as long as the context lasts; then it shuts down.
+
+    reload: when it is set, the token file is read again.
+    """
     tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
     store = await open_store(settings)
     try:
         settings, bound = await fit(settings)
         (listener,) = listen(settings)
-        team = Team(tokens=tokens.names)
-        async with serving(settings, bound, store, tokens, listener=listener, team=team):
+        async with serving(
+            settings, bound, store, tokens, listener=listener, team=Team()
+        ) as accept:
+            reloading = asyncio.create_task(
+                reload_tokens(settings, reload or asyncio.Event(), accept)
+            )
             log.info("listening", address=address_of(listener), database=settings.shown_database)
             yield address_of(listener)
             log.info("shutting down", grace=settings.grace)
+        reloading.cancel()
         log.info("stopped")
     finally:
         await store.close()
+
+
+async def reload_tokens(settings: Settings, reload: asyncio.Event, accept: AcceptTokens) -> None:
+    """Read the token file again whenever the event is set; a bad one changes nothing."""
+    while True:
+        await reload.wait()
+        reload.clear()
+        if settings.tokens is None:
+            log.info("told to read the token file again: there is none")
+            continue
+        try:
+            tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
+        except ConfigurationError as error:
+            log.error("the tokens stay as they were", reason=error.message, hint=error.hint)
+            continue
+        accept(tokens.known)
+        log.info("the token file was read again", tokens=len(tokens.known))
 
 
 async def fit(settings: Settings) -> tuple[Settings, Bound]:
@@ -111,6 +137,11 @@ async def fit(settings: Settings) -> tuple[Settings, Bound]:
         log.warning(
             "no token file: the development token works for everything", token=DEVELOPMENT_SECRET
         )
+        if ANY in settings.allow_origin:
+            log.warning(
+                "every web page may read and write here: all know the development token",
+                hint="name an origin with --allow-origin, or a token file with --tokens",
+            )
     log.info("worst case", memory=str(bound))
     return settings, bound
 
@@ -124,7 +155,7 @@ async def serving(
     *,
     listener: socket.socket,
     team: Team,
-) -> AsyncIterator[None]:
+) -> AsyncIterator[AcceptTokens]:
     """One event loop's part of the service: all of it, or that of one worker of several."""
     team.set(PID, os.getpid())
     metrics = Metrics(team)
@@ -142,7 +173,9 @@ async def serving(
         )
         operations.description = openapi.document(routes)
         app = web.Application(client_max_size=settings.max_body_bytes)
+        app.middlewares.append(pages_for_browsers)
         register(app, routes, tokens, metrics)
+        Origins(settings.allow_origin, development=settings.tokens is None).register(app)
         # A handler is cancelled as soon as its client is gone, so that nothing outlives it.
         runner = web.AppRunner(
             app, handler_cancellation=True, access_log=None, shutdown_timeout=CLEANUP_SECONDS
@@ -172,8 +205,15 @@ async def serving(
             asyncio.create_task(_release_memory(ahead)),
             asyncio.create_task(_report(admission, metrics)),
         )
+
+        def accept(known: Sequence[Token]) -> None:
+            kept = tokens.replace(known)
+            for stream in list(admission.streams.values()):
+                if stream.token not in kept:
+                    stream.flow.abort("revoked")
+
         try:
-            yield
+            yield accept
         finally:
             admission.closed = True
             server.close()
@@ -223,9 +263,15 @@ def listen(settings: Settings) -> list[socket.socket]:
             listener.close()
         raise ConfigurationError(
             f"cannot listen on {host} port {port}: {fault.strerror}",
-            hint="another program may have the port: choose one with --port, 0 for any free one",
+            hint=_LISTEN_HINTS.get(fault.errno or 0, "--host names an address of this machine"),
         ) from None
     return listeners
+
+
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: "another program has the port: choose one with --port, 0 for any free one",
+    errno.EACCES: "ports below 1024 are for privileged programs: choose another one with --port",
+}
 
 
 def address_of(listener: socket.socket) -> str:

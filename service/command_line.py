@@ -4,55 +4,89 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
-from pydantic import ValidationError
+from click.core import ParameterSource
+from pydantic import ByteSize, ValidationError
 
 from . import __version__
 from .app import run
 from .errors import ConfigurationError
 from .generate import tasks
 from .logs import configure
-from .settings import Settings
+from .settings import GROUPS, Settings, allowed, in_words
 from .stores import open_store
 from .workers import run_workers
 
-EXIT_CONFIGURATION = 2
+EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
+_KINDS: dict[Any, str] = {ByteSize: "SIZE", float: "SECONDS", int: "NUMBER"}
+_NAMED = {"host": "ADDRESS", "tokens": "FILE", "allow_origin": "ORIGIN"}
+_HELP = "--help lists every flag, its unit and its default"
 
 
 def _settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """One flag and one environment variable for each setting."""
     for name, field in reversed(Settings.model_fields.items()):
         default = field.get_default()
-        many = isinstance(default, tuple)
+        kind = "|".join(get_args(field.annotation)) if isinstance(default, str) else ""
         command = click.option(
-            "--" + name.replace("_", "-"),
+            _flag(name),
             name,
-            envvar="WEIR_" + name.upper(),
-            multiple=many,
+            envvar=_variable(name),
+            multiple=isinstance(default, tuple),
             default=None,
-            metavar="VALUE",
-            help=f"{field.description}  [default: {'none' if many else default}]",
+            metavar=kind or _KINDS.get(field.annotation) or _NAMED.get(name, "URL"),
+            help=f"{field.description}  [default: {in_words(default)}]",
         )(command)
     return command
 
 
-def _settings(given: dict[str, Any]) -> Settings:
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return "WEIR_" + name.upper()
+
+
+def _settings(context: click.Context, **more: str) -> Settings:
+    """The settings of the command's flags and of its environment, and these that go before them."""
+    given = context.params | more
     values = {name: value for name, value in given.items() if value not in (None, ())}
     try:
         return Settings.model_validate(values)
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        raise ConfigurationError(
-            f"{flag} {first['input']!r}: {first['msg']}",
-            hint="`python -m service --help` lists every flag, its unit and its default",
-        ) from None
+        name = str(first["loc"][0])
+        source = context.get_parameter_source(name)
+        blamed = _flag(name) + " "
+        if source is ParameterSource.ENVIRONMENT:
+            blamed = _variable(name) + "="
+        wrong = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] != "value_error":
+            wrong = f"it takes {allowed(name)}"
+        raise ConfigurationError(f"{blamed}{first['input']!r}: {wrong}", hint=_HELP) from None
 
 
 class _Commands(click.Group):
-    """Does not quote an address that was taken for a command: there may be a password in it."""
+    """Lists its options in groups.
+
+    Does not quote an address that was taken for a command: there may be a password in it.
+    """
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        title = "Others"
+        groups: dict[str, list[tuple[str, str]]] = {each: [] for each in (*GROUPS.values(), title)}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                name = str(parameter.name)
+                title = GROUPS.get(name, title if name in Settings.model_fields else "Others")
+                groups[title].append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+        self.format_commands(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -73,10 +107,12 @@ class _Commands(click.Group):
 def main(context: click.Context, /, **given: Any) -> None:
     """Serve tasks as CSV and NDJSON, to any number of slow clients, in constant memory.
 
-    Each flag is also an environment variable: --max-streams is WEIR_MAX_STREAMS.
+    Each flag is also an environment variable: --max-streams is WEIR_MAX_STREAMS. What may be
+    given repeatedly stands there with spaces between. A SIZE is a number of bytes, or one with
+    KiB, MiB or GiB.
     """
     if context.invoked_subcommand is None:
-        settings = _settings(given)
+        settings = _settings(context)
         configure(settings.log_format)
         asyncio.run(run(settings) if settings.workers == 1 else run_workers(settings))
 
@@ -87,12 +123,10 @@ def main(context: click.Context, /, **given: Any) -> None:
 @click.option("--database", default=None, help="where the tasks go")
 @click.pass_context
 def generate(context: click.Context, /, rows: int, seed: int, database: str | None) -> None:
-    """Append made-up tasks to a database, the same ones for the same seed."""
+    """Append made-up tasks, the same ones for the same seed."""
     assert context.parent is not None
-    given = context.parent.params
-    asyncio.run(
-        _generate(rows, seed, _settings(given | ({"database": database} if database else {})))
-    )
+    where = {"database": database} if database else {}
+    asyncio.run(_generate(rows, seed, _settings(context.parent, **where)))
 
 
 async def _generate(rows: int, seed: int, settings: Settings) -> None:
@@ -113,10 +147,19 @@ async def _generate(rows: int, seed: int, settings: Settings) -> None:
 
 def cli() -> None:
     """Run the command; what a user can mend is one line and a hint, never a traceback."""
+    name = Path(sys.argv[0]).name if not sys.argv[0].endswith(".py") else "service"
     try:
-        main(prog_name=Path(sys.argv[0]).name if not sys.argv[0].endswith(".py") else "service")
+        sys.exit(main(prog_name=name, standalone_mode=False))
+    except click.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        _refuse(error.format_message(), _HELP)
     except ConfigurationError as error:
-        click.echo(f"weir: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  hint: {error.hint}", err=True)
-        sys.exit(EXIT_CONFIGURATION)
+        _refuse(error.message, error.hint)
+
+
+def _refuse(message: str, hint: str) -> None:
+    click.echo(f"weir: {message}", err=True)
+    if hint:
+        click.echo(f"  hint: {hint}", err=True)
+    sys.exit(EXIT_CONFIGURATION)

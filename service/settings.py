@@ -6,14 +6,34 @@ Each field is a command line flag (`--page-bytes`) and an environment variable
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 
-KIB, MIB = 1024, 1024 * 1024
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def _origin(given: str) -> str:
+    """An origin as browsers write it (RFC 6454): in small letters, without a usual port."""
+    origin = given.lower()
+    found = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?", origin)
+    if found is None and origin != "*":
+        raise ValueError(
+            "an origin is a scheme, a host and perhaps a port, such as http://localhost:5173, "
+            "with nothing behind it; * stands for all, that of a file (null) among them"
+        )
+    if found is not None and found[3] == _DEFAULT_PORTS.get(found[1]):
+        return origin.removesuffix(found[3] or "")
+    return origin
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 def without_password(address: str) -> str:
@@ -41,6 +61,11 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(3000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
     tokens: Path | None = Field(None, description="TOML file of the tokens that may come in")
+    allow_origin: tuple[Origin, ...] = Field(
+        (),
+        description="an origin whose web pages may ask and read (CORS), such as "
+        "http://localhost:5173, or * for all; may be given repeatedly",
+    )
     log_format: Literal["text", "json"] = Field("text", description="how log lines are written")
     log_interval: Seconds = Field(10, description="seconds between two lines about memory")
 
@@ -135,3 +160,40 @@ class Settings(BaseModel):
     def shown_database(self) -> str:
         """Where the tasks live, as anybody may read it."""
         return without_password(self.database)
+
+
+GROUPS = {
+    "database": "What is served, and to whom",
+    "log_format": "The log",
+    "page_bytes": "Pages, and how they are read",
+    "pool_size": "PostgreSQL",
+    "max_streams": "Limits, of all workers together",
+    "stall_timeout": "How long anybody is waited for",
+}
+"""The settings in groups, for who reads their list: the first of each, and what it is about."""
+UNITS = {GIB: "GiB", MIB: "MiB", KIB: "KiB"}
+
+
+def in_words(value: Any) -> str:
+    """A setting's value as it would be typed."""
+    if isinstance(value, ByteSize) and value:
+        unit = next((unit for unit in UNITS if value % unit == 0), 1)
+        return f"{value // unit}{UNITS.get(unit, '')}"
+    return "none" if value in (None, ()) else str(value)
+
+
+def allowed(name: str) -> str:
+    """What a setting takes: its kind and unit, the lowest and the highest value."""
+    field = Settings.model_fields[name]
+    lowest, above, highest = (
+        next((getattr(each, limit) for each in field.metadata if hasattr(each, limit)), None)
+        for limit in ("ge", "gt", "le")
+    )
+    if field.annotation is ByteSize:
+        to = "" if highest is None else f" to {in_words(ByteSize(highest))}"
+        return f"a size from {in_words(ByteSize(lowest or 0))}{to}"
+    if field.annotation is int:
+        return f"a whole number from {lowest} to {highest}"
+    if field.annotation is float:
+        return f"a number of seconds above {above}, {highest} at most"
+    return " or ".join(get_args(field.annotation)) or str(field.description)

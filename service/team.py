@@ -3,9 +3,10 @@
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 from .errors import ConfigurationError
@@ -13,7 +14,11 @@ from .errors import ConfigurationError
 PID, STREAMS, CONNECTIONS, IN_PROCESS, IN_KERNEL = "pid", "streams", "connections", "user", "kernel"
 """What each worker counts: its process, its streams and connections, and the bytes that these
 hold in the process and in the kernel; beside them its streams of each token."""
-_OF_EACH = (PID, STREAMS, CONNECTIONS, IN_PROCESS, IN_KERNEL)
+_FIXED = {name: at for at, name in enumerate((PID, STREAMS, CONNECTIONS, IN_PROCESS, IN_KERNEL))}
+TOKEN_COLUMNS = 4_096
+"""Tokens whose streams are counted at the same time. Twice as many as a token file may have: a
+revoked one counts until its last stream has ended."""
+_WIDTH = len(_FIXED) + TOKEN_COLUMNS
 COUNT_BYTES = 8
 
 
@@ -24,23 +29,24 @@ class Team:
     A worker writes its own row only; a limit holds for the sum of all rows. So what a worker
     that died had counted is taken back by clearing its row.
 
+    Tokens come and go while the service runs. So a token's column is not fixed: whoever counts
+    for it first takes one for it, and writes into a last row, of all workers, whose it is. It
+    stays the token's as long as one of its streams is counted there, in whichever worker.
+
     number: which row is this process's; -1, that of none, for who makes the table. size: rows.
-    tokens: the names that streams are counted under. folder: where the workers meet; None when
-    there is one.
+    folder: where the workers meet; None when there is one.
     """
 
     number: int = 0
     size: int = 1
-    tokens: Sequence[str] = ()
     folder: Path | None = None
-    _columns: dict[str, int] = field(init=False, repr=False)
+    _of_tokens: dict[str, int] = field(default_factory=dict, init=False, repr=False)
     _cells: memoryview = field(init=False, repr=False)
+    _owners: memoryview = field(init=False, repr=False)
     _lock: int | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        names = [*_OF_EACH, *(of_token(token) for token in self.tokens)]
-        self._columns = {name: place for place, name in enumerate(names)}
-        length = self.size * len(names) * COUNT_BYTES
+        length = (self.size + 1) * _WIDTH * COUNT_BYTES
         if self.folder is None:
             memory = mmap.mmap(-1, length)
         else:
@@ -57,25 +63,48 @@ class Team:
             os.truncate(self._lock, length)
             memory = mmap.mmap(self._lock, length)
         self._cells = memoryview(memory).cast("q")
+        self._owners = self._cells[self.size * _WIDTH :]
 
-    def _row(self, number: int) -> int:
-        return number * len(self._columns)
+    def _column(self, name: str) -> int:
+        """Where a count stands in a row.
+
+        For a token nobody else may be in `alone`, unless this worker counts a stream of it.
+        """
+        if name in _FIXED:
+            return _FIXED[name]
+        owner = int.from_bytes(blake2b(name.encode(), digest_size=COUNT_BYTES).digest()) >> 1 or 1
+        at = self._of_tokens.get(name, 0)
+        if self._owners[at] == owner:
+            return at
+        owners = self._owners.tolist()
+        if owner in owners:
+            at = owners.index(owner)
+        else:
+            at = next(
+                at for at in range(len(_FIXED), _WIDTH) if not owners[at] or not any(self._each(at))
+            )
+            self._owners[at] = owner
+        self._of_tokens[name] = at
+        return at
+
+    def _each(self, column: int) -> list[int]:
+        return self._cells[column : self.size * _WIDTH : _WIDTH].tolist()
 
     def set(self, column: str, value: int) -> None:
         """Write into this worker's row."""
-        self._cells[self._row(self.number) + self._columns[column]] = value
+        self._cells[self.number * _WIDTH + self._column(column)] = value
 
     def add(self, column: str, change: int) -> None:
         """Count up or down in this worker's row."""
-        self._cells[self._row(self.number) + self._columns[column]] += change
+        self._cells[self.number * _WIDTH + self._column(column)] += change
 
     def own(self, column: str) -> int:
         """What this worker has counted."""
-        return self._cells[self._row(self.number) + self._columns[column]]
+        return self._cells[self.number * _WIDTH + self._column(column)]
 
     def each(self, column: str) -> list[int]:
         """What each worker has counted."""
-        return self._cells[self._columns[column] :: len(self._columns)].tolist()
+        return self._each(self._column(column))
 
     def total(self, column: str) -> int:
         """What all workers have counted together."""
@@ -102,11 +131,10 @@ class Team:
 
     def strike(self, number: int) -> None:
         """Clear the row of a worker that is no more."""
-        start = self._row(number)
-        for cell in range(start, start + len(self._columns)):
+        for cell in range(number * _WIDTH, (number + 1) * _WIDTH):
             self._cells[cell] = 0
 
 
 def of_token(token: str) -> str:
-    """The column of a token's streams; no other column's name has a space."""
+    """The name of the column of a token's streams; no other column's has a space."""
     return f"token {token}"

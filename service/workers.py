@@ -3,28 +3,30 @@
 A worker is a process of its own, `python -m service.workers`, with the whole service in one event
 loop. This process serves nothing. It opens the listening sockets, so that those who come while
 a worker is being replaced wait in its socket's queue; and it takes back what a dead worker had
-counted. A worker learns what to do from its standard input, and that this process is gone
-from its end.
+counted. A worker learns what to do from its standard input: a line of orders, then a line
+whenever the tokens are others. From its end it learns that this process is gone.
 """
 
 import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import structlog
 
-from .app import address_of, fit, listen, serving, stop_signal
+from .app import AcceptTokens, address_of, fit, listen, reload_tokens, serving
 from .errors import ConfigurationError
 from .logs import configure
-from .settings import Settings
+from .settings import MIB, Settings
+from .signals import end_at_once, reload_signal, stop_signal
 from .stores import open_store
 from .stream.bound import Bound
 from .team import Team
@@ -37,6 +39,8 @@ RESTART_PAUSE = 1.0
 """Seconds until a worker is started again that did not even come to serve."""
 END_SECONDS = 10
 """Beside the grace: what a worker gets to end, before it is killed."""
+LINE_BYTES = 16 * MIB
+"""Most bytes in a line that a worker is told; 2,000 tokens of the longest names take 2 MiB."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,12 @@ class Orders:
         members = {
             "settings": self.settings.model_dump(mode="json"),
             "bound": asdict(self.bound),
-            "tokens": [token.without_secret() for token in self.tokens],
+            "tokens": _members(self.tokens),
             "folder": str(self.folder),
             "number": self.number,
             "listener": self.listener,
         }
-        return json.dumps(members).encode() + b"\n"
+        return _line(members)
 
     @classmethod
     def load(cls, line: bytes) -> "Orders":
@@ -68,10 +72,22 @@ class Orders:
         return cls(
             Settings.model_validate(members.pop("settings")),
             Bound(**members.pop("bound")),
-            [Token.model_validate(token) for token in members.pop("tokens")],
+            _tokens(members.pop("tokens")),
             folder=Path(members.pop("folder")),
             **members,
         )
+
+
+def _line(told: object) -> bytes:
+    return json.dumps(told).encode() + b"\n"
+
+
+def _members(tokens: Sequence[Token]) -> list[dict[str, object]]:
+    return [token.without_secret() for token in tokens]
+
+
+def _tokens(members: Sequence[object]) -> list[Token]:
+    return [Token.model_validate(token) for token in members]
 
 
 async def run_workers(
@@ -79,9 +95,23 @@ async def run_workers(
 ) -> None:
     """Serve with several workers until SIGTERM or SIGINT; `ready` is told the address.
 
+    SIGHUP reads the token file again, for all of them. A second SIGTERM or SIGINT ends them at
+    once.
+
     Raises ConfigurationError when the service cannot start as it was told to.
     """
-    stop = stop_signal()
+    workers: list[_Worker] = []
+    folder = None
+
+    def kill(number: int) -> None:
+        for worker in workers:
+            worker.kill()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        end_at_once(number)
+
+    stop = stop_signal(kill)
+    reload = reload_signal(stop)
     tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
     store = await open_store(settings)  # makes the tables, or says what is wrong, once
     try:
@@ -90,13 +120,19 @@ async def run_workers(
         await store.close()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weir-")))
-        team = Team(-1, settings.workers, tokens.names, folder)
+        team = Team(-1, settings.workers, folder)
         listeners = [stack.enter_context(listener) for listener in listen(settings)]
-        workers = [
+        workers += [
             _Worker(Orders(settings, bound, tokens.known, folder, number, listener.fileno()), team)
             for number, listener in enumerate(listeners)
         ]
+
+        def accept(known: Sequence[Token]) -> None:
+            for worker in workers:
+                worker.accept(known)
+
         keepers = [asyncio.create_task(worker.keep()) for worker in workers]
+        reloading = asyncio.create_task(reload_tokens(settings, reload, accept))
         start = asyncio.create_task(_started(workers))
         end = asyncio.create_task(stop.wait())
         await asyncio.wait([start, end], return_when=asyncio.FIRST_COMPLETED)
@@ -116,6 +152,7 @@ async def run_workers(
             listener.close()
         await asyncio.gather(*(worker.end(settings.grace) for worker in workers))
         await asyncio.gather(*keepers)
+        reloading.cancel()
         log.info("stopped")
 
 
@@ -176,12 +213,27 @@ class _Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=[self._orders.listener],
+            process_group=0,  # Ctrl-C is for the one that watches, who tells the others
             env=os.environ
             | {
                 "PROMETHEUS_MULTIPROC_DIR": str(self._orders.folder),
                 "PYTHONPATH": os.pathsep.join(sys.path),
             },
         )
+
+    def accept(self, tokens: Sequence[Token]) -> None:
+        """Have the worker let in these from now on, and whoever takes its place."""
+        self._orders = replace(self._orders, tokens=tokens)
+        process = self._process
+        if process is not None and process.returncode is None and process.stdin is not None:
+            process.stdin.write(_line(_members(tokens)))
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        self._ending = True
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
 
     async def end(self, grace: float) -> None:
         """Have the worker shut down, and kill it if it does not."""
@@ -199,25 +251,29 @@ class _Worker:
             process.kill()
 
 
-async def _work(orders: Orders) -> None:
+async def _work(told: asyncio.StreamReader, orders: Orders) -> None:
     """Serve as one of the workers until told to end, or until nobody is left to tell it."""
-    settings = orders.settings
     stop, alone = stop_signal(), asyncio.Event()
+    settings = orders.settings
+    tokens = Tokens(orders.tokens)
+    team = Team(orders.number, settings.workers, orders.folder)
 
-    def nobody_watches() -> None:
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+    async def listen(accept: AcceptTokens) -> None:
+        while line := await told.readline():
+            accept(_tokens(json.loads(line)))
         alone.set()
         stop.set()
 
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), nobody_watches)  # its end
-    tokens = Tokens(orders.tokens)
-    team = Team(orders.number, settings.workers, tokens.names, orders.folder)
     store = await open_store(settings)
     try:
         listener = socket.socket(fileno=orders.listener)
-        async with serving(settings, orders.bound, store, tokens, listener=listener, team=team):
+        async with serving(
+            settings, orders.bound, store, tokens, listener=listener, team=team
+        ) as accept:
+            listening = asyncio.create_task(listen(accept))
             os.write(sys.stdout.fileno(), READY)
             await stop.wait()
+        listening.cancel()
     finally:
         await store.close()
         team.strike(orders.number)
@@ -225,12 +281,26 @@ async def _work(orders: Orders) -> None:
             await asyncio.to_thread(shutil.rmtree, orders.folder, ignore_errors=True)
 
 
+async def _told() -> None:
+    """Hear what there is to do, and do it; nothing, when nobody is left to tell."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the one that watches tells what follows of it
+    told = asyncio.StreamReader(LINE_BYTES)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(told), sys.stdin
+    )
+    try:
+        if line := await told.readline():
+            orders = Orders.load(line)
+            configure(orders.settings.log_format, orders.number)
+            await _work(told, orders)
+    finally:
+        transport.close()
+
+
 def main() -> None:
     """What a worker's process runs."""
-    orders = Orders.load(sys.stdin.buffer.readline())
-    configure(orders.settings.log_format, orders.number)
     try:
-        asyncio.run(_work(orders))
+        asyncio.run(_told())
     except ConfigurationError as error:
         log.error("worker cannot start", reason=error.message, hint=error.hint)
         sys.exit(1)

@@ -28,7 +28,7 @@ from structlog.testing import capture_logs
 
 from service.app import serve
 from service.generate import tasks
-from service.logs import configure
+from service.logs import LINES, configure
 from service.settings import KIB, Settings
 from service.table import NewTask
 from simulator.launch import free_port
@@ -112,6 +112,7 @@ def _guarded_loop() -> Iterator[BlockBuster]:
                 "asyncpg/connect_utils.py", "_parse_connect_dsn_and_args"
             )
         yield guard
+    LINES.drain()  # or they would come while another test runs
 
 
 @dataclass
@@ -217,9 +218,9 @@ def spawn(tmp_path: Path, database: Database) -> Iterator[StartProcess]:
     """Start the service as a user does: `spawn("--max-streams", "2")`; stopped at the end."""
     started: list[Process] = []
 
-    def begin(*flags: str, database: Path | Database = database) -> Process:
+    def begin(*flags: str, database: Path | Database = database, port: int = 0) -> Process:
         where = SQLite(database) if isinstance(database, Path) else database
-        port = free_port()
+        port = port or free_port()
         log_file = tmp_path / f"service-{len(started)}.log"
         with log_file.open("wb") as log:
             popen = subprocess.Popen(
@@ -264,16 +265,16 @@ async def until(condition: Callable[[], Any], seconds: float = 20) -> None:
     raise AssertionError(f"it did not happen within {seconds} seconds")
 
 
-def request_bytes(path: str, *, token: str = TOKEN) -> bytes:
-    """A GET as it goes over a raw socket."""
-    return (
-        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
-    ).encode()
+def request_bytes(path: str, *, token: str = TOKEN, last: bool = False) -> bytes:
+    """A GET as it goes over a raw socket; last: the connection is to end with its answer."""
+    end = "Connection: close\r\n\r\n" if last else "\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+    return (head + end).encode()
 
 
 @contextmanager
 def small_reader(
-    port: int, request: bytes = request_bytes("/tasks/export.csv")
+    port: int, request: bytes = request_bytes("/tasks/export.csv", last=True)
 ) -> Iterator[socket.socket]:
     """A connection with a small receive buffer that has sent `request` and reads nothing yet."""
     with socket.socket() as connection:

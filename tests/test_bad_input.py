@@ -83,7 +83,6 @@ WRONG = {
     "priority 11": (GOOD | {"priority": 11}, "priority"),
     "priority true": (GOOD | {"priority": True}, "priority"),
     "priority float": (GOOD | {"priority": 1.5}, "priority"),
-    "priority whole float": (GOOD | {"priority": 1.0}, "priority"),
     "priority text": (GOOD | {"priority": "1"}, "priority"),
     "priority null": (GOOD | {"priority": None}, "priority"),
     "priority huge": (GOOD | {"priority": 10**40}, "priority"),
@@ -163,7 +162,6 @@ NO_REQUESTS = {
     "bytes in the target": (request("GET /tasks?\xff"), BAD),
     "length": (request("POST /tasks", b"Content-Length: x"), BAD),
     "chunk": (request("POST /tasks", IS_JSON, b"Transfer-Encoding: chunked") + b"zz\r\n", BAD),
-    "no gzip": (request("POST /tasks", IS_JSON, b"Content-Encoding: gzip", body=b"{}"), BAD),
     "expect": (request("POST /tasks", b"Expect: more", body=b"{}"), (417, "expectation_failed")),
     "bytes in a header": (
         request("POST /tasks", b"Content-Type: text/\xff", body=b"{}"),
@@ -280,14 +278,17 @@ async def test_an_unknown_route_is_a_404(service: Running, path: str) -> None:
         ("DELETE", "/", {"GET", "HEAD"}),
         ("DELETE", CSV, {"GET", "HEAD"}),
         ("POST", NDJSON, {"GET", "HEAD"}),
+        ("TRACE", "/tasks", {"GET", "HEAD", "POST"}),
     ],
 )
 async def test_another_method_is_a_405(
     service: Running, method: str, path: str, allow: set[str]
 ) -> None:
-    """A method that a route does not have is a 405 that names those that it has."""
-    _, headers = await refused(service, (405, "method_not_allowed"), method, path)
-    assert {one.strip() for one in headers["Allow"].split(",")} == allow
+    """A method that a route does not have is a 405 that names those that it has, body or not."""
+    for body in (None, b"{}"):
+        expected = (405, "method_not_allowed")
+        _, headers = await refused(service, expected, method, path, data=body)
+        assert {one.strip() for one in headers["Allow"].split(",")} == allow
 
 
 @pytest.mark.parametrize(

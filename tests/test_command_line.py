@@ -42,6 +42,10 @@ TOKEN_FILES: dict[str, str | bytes] = {
     "same name": "".join(
         f'[[token]]\nname = "a"\nsecret = "long-secret-{number}"\nscopes = []\n' for number in "12"
     ),
+    "too many": "".join(
+        f'[[token]]\nname = "{number}"\nsecret = "long-secret-{number}"\nscopes = []\n'
+        for number in range(2_001)
+    ),
     "same secret": "".join(
         f'[[token]]\nname = "{name}"\nsecret = "long-secret-1"\nscopes = []\n' for name in "ab"
     ),
@@ -126,6 +130,26 @@ def test_help_lists_every_flag() -> None:
         assert str(field.description).split()[0] in done.stdout
 
 
+def test_help_says_what_each_flag_takes() -> None:
+    """--help shows sizes as they are typed, the choices of a flag, and no description cut short."""
+    said = " ".join(weir("--help").stdout.split())
+    for words in (
+        "--page-bytes SIZE",
+        "[default: 16KiB]",
+        "[default: 2MiB]",
+        "--log-format text|json",
+        "--grace SECONDS",
+        "--workers NUMBER",
+        "[default: none]",
+        "generate Append made-up tasks, the same ones for the same seed.",
+    ):
+        assert words in said
+    assert "None" not in said
+    assert "16384" not in said
+    assert said.count("...") == 1  # in the line of usage
+    assert said.index("Limits") < said.index("--max-streams NUMBER") < said.index("How long")
+
+
 def test_help_of_generate_lists_its_flags() -> None:
     """generate --help names all that it takes."""
     done = weir("generate", "--help")
@@ -134,45 +158,80 @@ def test_help_of_generate_lists_its_flags() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"),
+    ("flag", "value", "allowed"),
     [
-        ("--port", "x"),
-        ("--port", "65536"),
-        ("--port", "-1"),
-        ("--max-streams", "0"),
-        ("--max-streams", "1.5"),
-        ("--max-streams-per-token", "-3"),
-        ("--max-connections", "many"),
-        ("--page-bytes", "5"),
-        ("--page-bytes", "1GiB"),
-        ("--row-bytes", "16 apples"),
-        ("--stall-timeout", "0"),
-        ("--head-timeout", "nan"),
-        ("--grace", "inf"),
-        ("--log-format", "xml"),
-        ("--read-threads", ""),
+        ("--port", "x", "whole number from 0 to 65535"),
+        ("--port", "65536", "whole number from 0 to 65535"),
+        ("--port", "-1", "whole number from 0 to 65535"),
+        ("--max-streams", "0", "whole number from 1 to 1000000"),
+        ("--max-streams", "1.5", "whole number from 1 to 1000000"),
+        ("--max-streams-per-token", "-3", "whole number from 1"),
+        ("--max-connections", "many", "whole number from 1"),
+        ("--page-bytes", "5", "size from 1KiB to 64KiB"),
+        ("--page-bytes", "1GiB", "size from 1KiB to 64KiB"),
+        ("--row-bytes", "16 apples", "size from 1KiB to 1MiB"),
+        ("--read-ahead-bytes", "-1", "size from 0"),
+        ("--workers", "0", "whole number from 1 to 64"),
+        ("--stall-timeout", "0", "number of seconds above 0, 86400 at most"),
+        ("--head-timeout", "nan", "number of seconds above 0, 86400 at most"),
+        ("--grace", "inf", "number of seconds above 0, 86400 at most"),
+        ("--log-format", "xml", "text or json"),
+        ("--read-threads", "", "whole number from 1"),
+        ("--allow-origin", "localhost:5173", "a scheme"),
+        ("--allow-origin", "http://localhost:5173/", "nothing behind"),
+        ("--allow-origin", "http://localhost/page", "nothing behind"),
+        ("--allow-origin", "https://*.example", "a host"),
+        ("--allow-origin", "http://localhost:port", "a port"),
+        ("--allow-origin", "null", "*"),
+        ("--allow-origin", "", "an origin"),
     ],
 )
-def test_a_bad_value_is_named(tmp_path: Path, flag: str, value: str) -> None:
-    """A value that does not fit is one line with the flag and the value, and a hint."""
-    refused(weir("--database", database(tmp_path / "tasks.db"), f"{flag}={value}"), flag, value)
+def test_a_bad_value_is_named(tmp_path: Path, flag: str, value: str, allowed: str) -> None:
+    """A value that does not fit is one line with the flag, the value and what is allowed."""
+    done = weir("--database", database(tmp_path / "tasks.db"), f"{flag}={value}")
+    refused(done, f"{flag} {value!r}: ", allowed)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bad_variable_is_named(tmp_path: Path) -> None:
-    """A value out of the environment that does not fit is refused as that of a flag is."""
-    done = weir("--database", database(tmp_path / "tasks.db"), WEIR_MAX_STREAMS="many")
-    refused(done, "--max-streams", "many")
+@pytest.mark.parametrize(
+    ("name", "value", "blamed"),
+    [
+        ("WEIR_MAX_STREAMS", "many", "WEIR_MAX_STREAMS='many': it takes a whole number"),
+        ("WEIR_PAGE_BYTES", "x", "WEIR_PAGE_BYTES='x': it takes a size from 1KiB to 64KiB"),
+        ("WEIR_ALLOW_ORIGIN", "http://a:1 http://b:2/", "WEIR_ALLOW_ORIGIN='http://b:2/': "),
+    ],
+)
+@pytest.mark.parametrize("command", [(), ("generate", "--rows", "5")])
+def test_a_bad_variable_is_named(
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    name: str,
+    value: str,
+    blamed: str,
+) -> None:
+    """A value out of the environment that does not fit is blamed by the name of its variable."""
+    monkeypatch.setenv(name, value)
+    refused(weir(*command, "--database", database(tmp_path / "tasks.db")), blamed)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_flag_is_named() -> None:
-    """A flag that there is not is named, and the way to the list of flags."""
-    done = weir("--max-steams", "3")
-    assert done.returncode == 2
-    assert "--max-steams" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--max-steams", "3"), "--max-streams"),
+        (("--worker", "3"), "--workers"),
+        (("generate", "--row", "3"), "--rows"),
+        (("--port",), "--port"),
+        (("serve",), "serve"),
+    ],
+)
+def test_an_unknown_word_is_named(arguments: tuple[str, ...], said: str) -> None:
+    """A flag or command that there is not is one line, with the one that may have been meant."""
+    done = weir(*arguments)
+    refused(done, arguments[-2] if len(arguments) > 1 else arguments[0], said)
     assert "--help" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -226,7 +285,10 @@ def test_a_port_in_use_is_named(made: Path) -> None:
     """Where another program listens already, the service says so and ends."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        refused(weir("--database", database(made), "--port", port), port, "127.0.0.1")
+        for workers in ("1", "2"):
+            done = weir("--database", database(made), "--port", port, "--workers", workers)
+            refused(done, port, "127.0.0.1")
+            assert "another program has the port" in done.stderr
 
 
 def test_a_host_that_is_not_here_is_named(made: Path, tmp_path: Path) -> None:
@@ -234,7 +296,9 @@ def test_a_host_that_is_not_here_is_named(made: Path, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.toml"
     tokens.write_text('[[token]]\nname = "a"\nsecret = "long-secret-1"\nscopes = ["read"]')
     flags = ["--database", database(made), "--tokens", str(tokens), "--port", "0"]
-    refused(weir(*flags, "--host", "192.0.2.1"), "192.0.2.1")
+    done = weir(*flags, "--host", "192.0.2.1")
+    refused(done, "192.0.2.1")
+    assert "--host names an address of this machine" in done.stderr
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "weir.example"])

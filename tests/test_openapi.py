@@ -142,11 +142,33 @@ async def test_described_limits_are_those_that_hold(start: StartService) -> None
     task = {"title": "a", "priority": 1, "status": "pending"}
     bodies: list[Any] = [task, [task], [task] * 1_000, [task] * 1_001, [], {}, [{}], "a", 1, None]
     bodies += [task | {"title": title} for title in ("", "x" * 2_000, "x" * 2_001, 1, None)]
-    bodies += [task | {"priority": priority} for priority in (0, 10, 11, "1", True, None)]
+    bodies += [task | {"priority": priority} for priority in (0, 10, 11, 4.0, 4.5, 11.0, "1", True)]
     bodies += [task | {"status": "done"}, task | {"more": 1}, {"title": "a", "priority": 3}]
     for body in bodies:
         async with service.client.post(service.url + "/tasks", json=body) as response:
             assert (response.status == 201) == validator.is_valid(body), body
+
+
+@pytest.mark.parametrize("name", ["after", "limit", "min_priority", "max_priority"])
+async def test_described_bounds_of_parameters_are_those_that_hold(
+    start: StartService, name: str
+) -> None:
+    """Each number in a query string has a minimum and a maximum, and behind them comes a 400."""
+    service = await start()
+    document = await description(service)
+    for path in ("/tasks", "/tasks/export.csv", "/tasks/stream.ndjson"):
+        parameters = {each["name"]: each for each in document["paths"][path]["get"]["parameters"]}
+        if name not in parameters:
+            continue
+        schema = parameters[name]["schema"]
+        validator = Draft202012Validator(schema)
+        kinds = schema.get("anyOf", [schema])
+        (bounds,) = [kind for kind in kinds if kind["type"] == "integer"]
+        low, high = bounds["minimum"], bounds["maximum"]
+        for value in (low - 1, low, high, high + 1):
+            parameter = {name: str(value)}
+            async with service.client.get(service.url + path, params=parameter) as response:
+                assert (response.status == 200) == validator.is_valid(value), (path, value)
 
 
 def test_every_code_in_use_has_a_status() -> None:

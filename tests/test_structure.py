@@ -15,7 +15,7 @@ from service.web.tasks import Tasks
 
 ROOT = Path(__file__).parent.parent
 SERVICE = (
-    ("service.errors", "service.settings", "service.table", "service.logs"),
+    ("service.errors", "service.settings", "service.signals", "service.table", "service.logs"),
     ("service.team", "service.memory"),
     ("service.metrics",),
     ("service.generate", "service.stores"),

@@ -71,14 +71,15 @@ class Room:
         try:
             self._epoll.unregister(descriptor)
         except OSError as fault:  # closed in the meantime: the kernel has forgotten it already
-            if fault.errno not in (errno.ENOENT, errno.EBADF):
+            # EPERM: a file of another kind has the number by now.
+            if fault.errno not in (errno.ENOENT, errno.EBADF, errno.EPERM):
                 raise
 
 
 class Flow:
     """The sending side of one connection.
 
-    waited: seconds spent waiting for the client so far.
+    waited: seconds that the present stream has spent waiting for the client so far.
     waiting_since: monotonic time since when a writer waits for room; None while none does.
     settled: the peer hung up after it had acknowledged every byte.
     ended_by: why the connection was reset from this side ("stalled", "shutdown"), or "".
@@ -196,14 +197,15 @@ class Flow:
             self.abort()
 
     def guard(self) -> None:
-        """From now on any end of the connection is a reset, even that of a killed process.
+        """A stream begins: any end of the connection is a reset, even that of a killed process.
 
         Without chunks (HTTP/1.0) a plain end is all that tells a whole body from a torn one.
         """
+        self.waited = 0.0
         self._linger(_RESET)
 
     def release(self) -> None:
-        """All is with the peer: the connection may end plainly."""
+        """All is with the peer: the connection may end plainly, or carry the next response."""
         self._linger(_PLAIN)
 
     def _linger(self, how: bytes) -> None:

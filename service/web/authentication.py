@@ -10,10 +10,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ConfigurationError, DeniedError
+from ..errors import ConfigurationError, DeniedError, InvalidError
 
 DEVELOPMENT_SECRET = "secret-user-123"
 """Works without a token file, on a loopback address only."""
+TOKENS_AT_MOST = 2_000
+"""Tokens in a file: the workers' table of counts has columns for twice as many (team.py)."""
 
 
 class Scope(StrEnum):
@@ -52,7 +54,7 @@ class Token(BaseModel):
 class _TokenFile(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    token: Annotated[list[Token], Field(min_length=1)]
+    token: Annotated[list[Token], Field(min_length=1, max_length=TOKENS_AT_MOST)]
 
 
 def _digest(secret: str) -> str:
@@ -63,10 +65,25 @@ class Tokens:
     """The tokens that are let in."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
-        self.known = tokens
         # A look-up by digest takes no longer for a guess that is nearly right.
         self._by_digest = {token.digest: token for token in tokens}
-        self.names = [token.name for token in tokens]
+
+    @property
+    def known(self) -> list[Token]:
+        return list(self._by_digest.values())
+
+    def replace(self, tokens: Sequence[Token]) -> frozenset[str]:
+        """Let in these from now on; the names of those that may read now as they could before.
+
+        A name with another secret is another token.
+        """
+        before = self._by_digest
+        self._by_digest = {token.digest: token for token in tokens}
+        return frozenset(
+            token.name
+            for digest, token in self._by_digest.items()
+            if Scope.READ in token.scopes and digest in before and before[digest].name == token.name
+        )
 
     @classmethod
     def load(cls, path: Path | None, host: str) -> "Tokens":
@@ -90,7 +107,7 @@ class Tokens:
             raise ConfigurationError(
                 f"token file {path}: {fault.strerror}", hint="--tokens names a readable TOML file"
             ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as fault:
             raise ConfigurationError(
                 f"token file {path} is not TOML: {fault}", hint=_EXAMPLE
             ) from None
@@ -111,9 +128,18 @@ class Tokens:
                 )
         return cls(tokens)
 
-    def authenticate(self, authorization: str | None, scope: Scope) -> Token:
-        """The token of an Authorization header that has this scope, or DeniedError."""
-        scheme, _, secret = (authorization or "").partition(" ")
+    def authenticate(self, authorization: Sequence[str], scope: Scope) -> Token:
+        """The token of the Authorization header, which has this scope, or DeniedError.
+
+        Raises InvalidError for two headers: another program on the way may look at the other one.
+        """
+        if len(authorization) > 1:
+            raise InvalidError(
+                f"the Authorization header is given {len(authorization)} times",
+                code="authorization_repeated",
+                hint="send it once",
+            )
+        scheme, _, secret = "".join(authorization).partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise DeniedError(
                 "this route wants a token",

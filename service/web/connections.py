@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -12,12 +13,11 @@ from ..settings import KIB, Settings
 from ..stream.flow import Flow, Room
 from ..team import CONNECTIONS, IN_KERNEL, IN_PROCESS, Team
 from .problems import unparsable
+from .requests import Requests
 
 RECEIVE_BUFFER_BYTES = 8 * KIB
 """SO_RCVBUF of a connection, which the kernel doubles: what a client that sends can make the
 kernel, and one read the process, hold. An upload over 100 ms still moves 100 KiB a second."""
-RAW_HEAD_BYTES = 64 * KIB
-"""Bytes from a connection without a whole request head among them, before it is dropped."""
 SWEEP_PARTS = 20
 """Looks at each connection within a stall timeout: eviction comes at most 5 % late."""
 SWEEP_SECONDS = 2.0
@@ -29,13 +29,37 @@ SWEEP_SLICE = 200
 class Connection(web.RequestHandler):
     """aiohttp's connection, with the limits that it lacks."""
 
-    __slots__ = ("_connections", "_deaf", "_head_bytes", "busy", "flow", "waiting_since")
+    __slots__ = (
+        "_connections",
+        "_deaf",
+        "_held",
+        "_ignored_bytes",
+        "_linger_seconds",
+        "_missed",
+        "_requests",
+        "busy",
+        "flow",
+        "waiting_since",
+    )
 
-    def __init__(self, connections: "Connections", server: web.Server, **options: Any) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+    def __init__(
+        self,
+        connections: "Connections",
+        server: web.Server,
+        *,
+        lingering_time: float,
+        read_bufsize: int,
+        **options: Any,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        # aiohttp's way to linger parses what it throws away; ours is below.
+        super().__init__(server, loop=loop, lingering_time=0, **options)
         self._connections = connections
-        self._deaf = False
-        self._head_bytes = 0
+        self._linger_seconds = lingering_time
+        self._parser = self._requests = Requests(self, loop, read_bufsize)
+        self._held = b""
+        self._deaf = self._missed = False
+        self._ignored_bytes = 0.0
         self.busy = False
         self.waiting_since = monotonic()
         self.flow: Flow
@@ -48,17 +72,38 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.discard(self)
+        self._held = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what belongs to the present request, and hold what is behind it.
+
+        While something is held, nothing more is read: it is one read's bytes at most.
+        """
         if self._deaf:
-            return
-        if not self.busy:
-            self._head_bytes += len(data)
-            if self._head_bytes > RAW_HEAD_BYTES:
+            self._missed = True
+            self._ignored_bytes -= len(data)
+            if self._ignored_bytes < 0:
                 self.flow.abort()
-                return
-        super().data_received(data)
+            return
+        self._held += data
+        while self._held and self._requests.hungry and not self._reading_paused:
+            piece = self._requests.cut(self._held)
+            self._held = self._held[len(piece) :]
+            super().data_received(piece)
+        if self._held:
+            self._pause_transport_reading()
+
+    def _resume_transport_reading(self) -> None:
+        # aiohttp calls this, too, and does not know of what is held.
+        if not self._held:
+            super()._resume_transport_reading()
+
+    def _go_on(self) -> None:
+        """Parse what is held, as far as it is wanted by now, and read on behind it."""
+        self.data_received(b"")
+        if not self._reading_paused:
+            self._resume_transport_reading()
 
     def eof_received(self) -> None:
         if self.busy:
@@ -73,13 +118,64 @@ class Connection(web.RequestHandler):
             yield
         finally:
             self.busy = False
-            self._head_bytes = 0
             self.waiting_since = monotonic()
             self._connections.rest(self)
 
-    def ignore_input(self) -> None:
-        """Drop what the client still sends: its connection ends with the present response."""
+    @property
+    def expected(self) -> str:
+        """What the present request's Expect header says, "" without one."""
+        return self._requests.expected
+
+    async def want_body(self, request: web.Request) -> None:
+        """Take in the body of the present request, and tell a client that waits to send it.
+
+        Until then nothing is made of it: who may send one, and how long, is checked before.
+        """
+        if self.expected and request.version >= (1, 1) and not self._held:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # that was not the response yet
+        self._requests.body_wanted = True
+        self._go_on()
+
+    def ignore_input(self, most: float = inf) -> None:
+        """Drop what the client sends from now on.
+
+        most: bytes; whoever sends more is reset.
+        """
+        self._missed = bool(self._held)
         self._deaf = True
+        self._ignored_bytes = most
+        self._held = b""
+        self._resume_transport_reading()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a response; then comes the next request, if it is known where that one starts."""
+        whole = self._requests.whole
+        if not whole:
+            resp.force_close()
+            self.ignore_input(self._connections.linger_bytes)
+        sent = await super().finish_response(request, resp, start_time)
+        if not whole:
+            await self._linger()
+        elif resp.keep_alive:
+            self._requests.next()
+            self._go_on()
+        return sent
+
+    async def _linger(self) -> None:
+        """Let a client that still sends see its answer: closed at once, it would see a reset."""
+        if self.transport is not None:
+            with suppress(OSError):  # it is gone
+                self.transport.write_eof()
+            await asyncio.sleep(self._linger_seconds)
+
+    def heed_input(self) -> bool:
+        """Take in what the client sends, unless something was dropped: then there is no telling
+        where its next request starts, and the connection has to end with this response."""
+        self._deaf = self._missed
+        return not self._missed
 
     def handle_error(
         self,
@@ -101,6 +197,9 @@ class Connections:
         self._team = team
         self.room = Room()
         self.unsent_bytes = settings.unsent_bytes
+        self.linger_bytes = settings.max_body_bytes
+        """Bytes still read of a body that was refused: whoever sent no longer one than may be sent
+        sees why."""
         self._all: set[Connection] = set()
         self.idle: dict[Connection, None] = {}
         """Those without a request, the one that has waited longest first."""

@@ -1,13 +1,13 @@
 """The two exports: a page is read, sent, and the client awaited, until the table ends."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import re
 from dataclasses import dataclass, field
 
 import structlog
 from aiohttp import hdrs, web
 
-from ..errors import RefusedError, StoreError
+from ..errors import InvalidError, RefusedError, StoreError
 from ..metrics import Metrics
 from ..stores import Store
 from ..stream.admission import Admission
@@ -33,6 +33,8 @@ START_SECONDS = 60
 answers nobody would keep each 32 of them for as long as a read may take."""
 RETRY_SECONDS = 10
 """What `Retry-After` says then."""
+FROM_THE_START = re.compile(r"\s*bytes\s*=\s*0+\s*-\s*[0-9]*\s*", re.IGNORECASE)
+"""A Range header that is answered with all of the body, as RFC 9110 allows: it starts there."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Exports:
     ) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection)
+        _refuse_range(request)
         stream = Stream(token.name, request.path, connection.flow)
         with self.admission.admit(stream):
             refusal = RefusedError(
@@ -91,42 +94,47 @@ class Exports:
                     # Nobody waits for memory in here, where others wait for their turn to start.
                     await pages.load(wait=False)
             response = web.StreamResponse(headers=_headers(content_type, stream, extent))
-            # Nothing that the client sends behind this request is read any more.
-            response.force_close()
             if request.version >= (1, 1):
                 response.enable_chunked_encoding()
+            else:
+                response.force_close()  # the end of the connection is that of the body
             if request.method == hdrs.METH_HEAD:
                 await response.prepare(request)
                 return response
             try:
-                await response.prepare(request)
-                connection.ignore_input()
-
-                async def write(data: bytes) -> None:
-                    # aiohttp waits by itself after each 64 KiB; the flow waits, and knows it.
-                    request.writer.buffer_size = 0
-                    await response.write(data)
-
-                await self._run(response, stream, pages, head, write)
+                await self._run(request, response, stream, pages, head)
             finally:
                 pages.close()
         return response
 
     async def _run(
         self,
+        request: web.Request,
         response: web.StreamResponse,
         stream: Stream,
         pages: Pages,
         head: bytes,
-        write: Callable[[bytes], Awaitable[None]],
     ) -> None:
-        """Send the body. Whatever goes wrong from here on breaks the connection, visibly."""
-        log.info("stream started", stream=stream.id, token=stream.token, route=stream.route)
+        """Send the response. Whatever goes wrong in here breaks the connection, visibly."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+
+        async def write(data: bytes) -> None:
+            # aiohttp waits by itself after each 64 KiB; the flow waits, and knows it.
+            request.writer.buffer_size = 0
+            await response.write(data)
+
         outcome, sent = "failed", False
-        stream.flow.guard()
         try:
+            stream.flow.guard()
+            log.info("stream started", stream=stream.id, token=stream.token, route=stream.route)
+            await response.prepare(request)
+            connection.ignore_input()
             await write(head)
             await pump(stream, pages, write)
+            # A client that has the last byte may ask for more before we know that it has it.
+            if not connection.heed_input() or self.admission.closed:
+                response.force_close()
             await response.write_eof()
             sent = True
             await stream.flow.settle()
@@ -161,6 +169,24 @@ class Exports:
             seconds=round(stream.seconds, 3),
             waiting=round(stream.flow.waited, 3),
         )
+
+
+def _refuse_range(request: web.Request) -> None:
+    """Refuse to go on where another download broke off: a live stream is never the same twice.
+
+    wget, whose transfer broke, asks for the rest. Given a whole body again it skips as many bytes
+    as it has, glues what follows to them, and exits with 0.
+    """
+    ranges = ",".join(request.headers.getall(hdrs.RANGE, ()))
+    unit = ranges.partition("=")[0].strip().lower()
+    if request.method == hdrs.METH_HEAD or unit != "bytes" or FROM_THE_START.fullmatch(ranges):
+        return
+    raise InvalidError(
+        f"a live stream has no byte ranges, and {ranges[:40]!r} asks for one",
+        code="range_not_supported",
+        hint="to resume, cut the file behind its last whole record, ask with after= and the id in "
+        "it (CSV: and header=false), without a Range header, and append what comes",
+    )
 
 
 def _headers(content_type: str, stream: Stream, extent: Extent) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """What every request passes on its way to its route: the head, the token, the parameters."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 from aiohttp import hdrs, web
@@ -9,7 +10,6 @@ from aiohttp.typedefs import Middleware
 
 from ..errors import InvalidError, RefusedError, StoreError, WeirError
 from ..metrics import Metrics
-from ..settings import KIB
 from .authentication import Tokens
 from .connections import Connection
 from .parameters import parse_parameters
@@ -18,10 +18,6 @@ from .routes import Handler, Route
 
 log = structlog.get_logger()
 
-HEAD_BYTES = 8 * KIB
-"""Most bytes in a request's head: it is kept, twice, for as long as its response takes."""
-HEADER_BYTES = 128
-"""What a header takes beside its text."""
 RETRY_SECONDS = 5
 """What `Retry-After` says when the database failed: a server is restarted within seconds."""
 METHODS_WITH_BODY = (hdrs.METH_POST, hdrs.METH_PATCH)
@@ -37,7 +33,7 @@ def register(app: web.Application, routes: list[Route], tokens: Tokens, metrics:
         handler = _guarded(route, tokens)
         path = route.path.replace("{id}", f"{{id:(?!{names})[^/]+}}")
         for method in (route.method, "HEAD") if route.method == "GET" else (route.method,):
-            app.router.add_route(method, path, handler, expect_handler=_expect)
+            app.router.add_route(method, path, handler)
     app.middlewares.append(_refusals(metrics))
 
 
@@ -48,7 +44,8 @@ def _guarded(route: Route, tokens: Tokens) -> RawHandler:
     async def handler(request: web.Request) -> web.StreamResponse:
         token = None
         if route.scope is not None:
-            token = tokens.authenticate(request.headers.get(hdrs.AUTHORIZATION), route.scope)
+            given = request.headers.getall(hdrs.AUTHORIZATION, [])
+            token = tokens.authenticate(given, route.scope)
         parameters = parse_parameters(route.parameters, list(request.query.items()))
         return await serve(request, token, parameters)
 
@@ -73,12 +70,14 @@ def _refusals(
         assert isinstance(connection, Connection)
         with connection.request():
             try:
-                _check_head(request)
-                return await handler(request)
+                if request.match_info.http_exception is None:  # else no route, or no such method
+                    _check_head(request, connection.expected)
+                with _one_response(request, connection):
+                    return await handler(request)
             except WeirError as error:
                 return refuse(_to_be_told(error, request.path))
             except web.HTTPException as fault:
-                return from_aiohttp(fault)
+                return from_aiohttp(fault, request)
             except ConnectionError:
                 return web.Response()  # the client is gone: nobody is left to read this
             except Exception:
@@ -88,6 +87,21 @@ def _refusals(
                 )
 
     return middleware
+
+
+@contextmanager
+def _one_response(request: web.Request, connection: Connection) -> Iterator[None]:
+    """End the connection with a reset where what goes wrong can no longer be told.
+
+    A response that has begun would have the next one in the middle of its body. And that of a
+    client that is gone is empty: nobody is to take it for an answer, whatever was gone.
+    """
+    try:
+        yield
+    except Exception as fault:
+        if request.writer.output_size or isinstance(fault, ConnectionError):
+            connection.flow.abort()
+        raise
 
 
 def _to_be_told(error: WeirError, route: str) -> WeirError:
@@ -103,36 +117,24 @@ def _to_be_told(error: WeirError, route: str) -> WeirError:
     )
 
 
-async def _expect(request: web.Request) -> web.Response | None:
-    """Tell a client that waits for it to go on with its body (RFC 9110, section 10.1.1)."""
-    expected = request.headers[hdrs.EXPECT]
-    if expected.lower() != "100-continue":
-        return problem(
-            WeirError(
-                f"{expected[:40]!r} is not expected here",
-                code="expectation_failed",
-                hint="send no Expect header but 100-continue",
-            )
+def _check_head(request: web.Request, expected: str) -> None:
+    """Refuse what the head asks for and nobody does, and a body where none is read."""
+    if expected.lower() not in ("", "100-continue"):
+        raise WeirError(
+            f"{expected[:40]!r} is not expected here",
+            code="expectation_failed",
+            hint="send no Expect header but 100-continue",
         )
-    if request.version >= (1, 1):
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # that was not the response yet
-    return None
-
-
-def _check_head(request: web.Request) -> None:
-    """Refuse a head too large to keep, and a body where none is read."""
-    size = len(request.raw_path) + sum(
-        len(name) + len(value) + HEADER_BYTES for name, value in request.raw_headers
-    )
-    if size > HEAD_BYTES:
+    if not request.can_read_body:
+        return
+    encodings = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, ()))
+    if encodings.strip().lower() not in ("", "identity"):
         raise InvalidError(
-            f"the request's head takes {size} bytes, {HEADER_BYTES} for each header among them; "
-            f"{HEAD_BYTES} are allowed",
-            code="head_too_large",
-            hint="send fewer cookies, or shorter headers",
+            f"the body is encoded as {encodings[:40]!r}; only plain ones are taken",
+            code="content_encoding_unsupported",
+            hint="send the body as it is, without Content-Encoding",
         )
-    if request.can_read_body and request.method not in METHODS_WITH_BODY:
+    if request.method not in METHODS_WITH_BODY:
         raise InvalidError(
             f"{request.method} {request.path} takes no body",
             code="unexpected_body",

@@ -184,9 +184,12 @@ def _responses(route: Route) -> Json:
         elif route.media_type == "application/json":
             schema = {"type": "object"}
         responses[str(route.status)]["content"] = {route.media_type: {"schema": schema}}
-    codes = ["unexpected_body", "head_too_large", *route.problems]
+    codes = ["head_too_large", "content_encoding_unsupported"]
+    if route.body is None:
+        codes.append("unexpected_body")
+    codes += route.problems
     if route.scope is not None:
-        codes += ["token_missing", "token_invalid", "scope_missing"]
+        codes += ["authorization_repeated", "token_missing", "token_invalid", "scope_missing"]
     for status in sorted({STATUS[code] for code in codes}):
         those = ", ".join(f"`{code}`" for code in codes if STATUS[code] == status)
         responses[str(status)] = {

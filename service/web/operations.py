@@ -1,7 +1,10 @@
 """What an operator asks: what runs, what it costs, whether it is fit for work."""
 
 import asyncio
+import json
 import os
+import re
+from functools import cached_property
 from importlib.resources import files
 
 from aiohttp import hdrs, web
@@ -9,6 +12,7 @@ from aiohttp import hdrs, web
 from ..errors import RefusedError
 from ..memory import process_memory
 from ..metrics import CONTENT_TYPE, Metrics
+from ..settings import KIB
 from ..stores import Store
 from ..stream.admission import RETRY_SECONDS, Admission
 from ..team import Team
@@ -19,6 +23,8 @@ from .streams import StreamsOfAll
 from .tasks import JSON_TYPE
 
 PAGE = files(__package__).joinpath("index.html").read_text("utf-8")
+PIECE_BYTES = 8 * KIB
+"""Bytes of the description that are written in one go: whoever does not read it holds no more."""
 
 
 class Operations:
@@ -43,13 +49,29 @@ class Operations:
         self, request: web.Request, token: Token | None, parameters: Parameters
     ) -> web.StreamResponse:
         """`GET /`"""
-        return web.Response(text=PAGE, content_type="text/html")
+        page = PAGE.replace("{address}", _asked_at(request))
+        return web.Response(text=page, content_type="text/html")
 
     async def openapi(
         self, request: web.Request, token: Token | None, parameters: Parameters
     ) -> web.StreamResponse:
         """`GET /openapi.json`"""
-        return web.json_response(self.description)
+        connection, text = request.protocol, self._described
+        assert isinstance(connection, Connection)
+        if request.method == hdrs.METH_HEAD:
+            return web.Response(body=text, content_type=JSON_TYPE)
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: JSON_TYPE})
+        response.content_length = len(text)
+        await response.prepare(request)
+        for start in range(0, len(text), PIECE_BYTES):
+            await connection.flow.room()
+            await response.write(text[start : start + PIECE_BYTES])
+        await response.write_eof()
+        return response
+
+    @cached_property
+    def _described(self) -> bytes:
+        return json.dumps(self.description).encode()
 
     async def healthz(
         self, request: web.Request, token: Token | None, parameters: Parameters
@@ -111,3 +133,13 @@ class Operations:
         await response.write(b"]}")
         await response.write_eof()
         return response
+
+
+def _asked_at(request: web.Request) -> str:
+    """The address that the client asked, as it may stand in a page and in a shell's command."""
+    host = request.headers.get(hdrs.HOST, "")
+    if not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]+", host):
+        host = "localhost"
+    # A proxy that speaks TLS for the service says so; a token is not to be sent without it.
+    encrypted = request.headers.get(hdrs.X_FORWARDED_PROTO, "").lower() == "https"
+    return f"{'https' if encrypted else 'http'}://{host}"

@@ -43,6 +43,13 @@ def _whole_number(value: object) -> object:
     return value
 
 
+def _integer(value: object) -> object:
+    """In JSON 4.0 is the integer 4; pydantic, asked to be strict, has it as a float."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
 def _one_of(value: object) -> object:
     if isinstance(value, str):
         return value.split(",")
@@ -57,7 +64,9 @@ def _distinct(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 Whole = BeforeValidator(_whole_number)
 Priority = Annotated[int, Field(ge=PRIORITY_LOWEST, le=PRIORITY_HIGHEST)]
-Id = Annotated[int, Whole, Field(ge=0, le=ID_HIGHEST)]
+PriorityOfTask = Annotated[Priority, BeforeValidator(_integer)]
+# Bounds stand before what looks at the text: behind it the JSON schema would not have them.
+Id = Annotated[int, Field(ge=0, le=ID_HIGHEST), Whole]
 Columns = Annotated[
     tuple[Literal["id", "title", "priority", "status"], ...],
     BeforeValidator(_one_of),
@@ -76,8 +85,8 @@ class ListParameters(Parameters):
     """Of `GET /tasks`."""
 
     after: Id = Field(0, description="only tasks with a higher id")
-    limit: Annotated[int, Whole] = Field(
-        100, ge=1, le=ROWS_A_LIST, description="most tasks; a page may hold fewer"
+    limit: Annotated[int, Field(ge=1, le=ROWS_A_LIST), Whole] = Field(
+        100, description="most tasks; a page may hold fewer"
     )
 
 
@@ -92,7 +101,9 @@ class NdjsonParameters(Parameters):
     min_priority: Annotated[Priority, Whole] | None = Field(None, description="and above")
     max_priority: Annotated[Priority, Whole] | None = Field(None, description="and below")
     after: Id = Field(0, description="only higher ids: resume behind the last one you have")
-    limit: Annotated[int, Whole] | None = Field(None, ge=1, le=ID_HIGHEST, description="most tasks")
+    limit: Annotated[int, Field(ge=1, le=ID_HIGHEST), Whole] | None = Field(
+        None, description="most tasks"
+    )
 
     @model_validator(mode="after")
     def _range(self) -> "NdjsonParameters":
@@ -149,7 +160,7 @@ class TaskBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     title: Title
-    priority: Priority
+    priority: PriorityOfTask
     status: Status = DEFAULT_STATUS  # type: ignore[assignment]
 
     def task(self) -> NewTask:
@@ -162,7 +173,7 @@ class ChangesBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"minProperties": 1})
 
     title: Title = Field(default="")
-    priority: Priority = Field(default=PRIORITY_LOWEST)
+    priority: PriorityOfTask = Field(default=PRIORITY_LOWEST)
     status: Status = Field(default="pending")
 
     @model_validator(mode="after")

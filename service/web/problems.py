@@ -1,30 +1,43 @@
-"""Errors before the first byte: `application/problem+json` (RFC 9457), from one map."""
+"""Errors before the first byte: `application/problem+json` (RFC 9457), from one map.
+
+A browser that was led here by a link or an address gets the same words as a page.
+"""
 
 import json
+from difflib import get_close_matches
+from html import escape
 from http import HTTPStatus
 
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from ..errors import DeniedError, InvalidError, RefusedError, WeirError
+from .requests import HeadTooLargeError
 
 CONTENT_TYPE = "application/problem+json"
+SHOWN_CHARACTERS = 100
+"""Of a path that is not served: so many are told."""
 STATUS = {
     "invalid_parameter": 400,
     "invalid_id": 400,
     "invalid_json": 400,
     "unexpected_body": 400,
+    "authorization_repeated": 400,
+    "range_not_supported": 400,
     "bad_request": 400,
     "token_missing": 401,
     "token_invalid": 401,
     "scope_missing": 403,
+    "origin_not_allowed": 403,
     "task_not_found": 404,
     "route_not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "body_too_large": 413,
     "media_type_unsupported": 415,
+    "content_encoding_unsupported": 415,
     "expectation_failed": 417,
+    "host_not_local": 421,
     "invalid_task": 422,
     "token_streams_exhausted": 429,
     "head_too_large": 431,
@@ -76,25 +89,86 @@ def _challenge(error: DeniedError) -> str:
 
 
 _OF_AIOHTTP = {
-    404: ("route_not_found", "GET / says what is where"),
     405: ("method_not_allowed", "the Allow header names the methods of this route"),
     413: ("body_too_large", "send fewer tasks at a time, or raise --max-body-bytes"),
 }
 
 
-def from_aiohttp(fault: web.HTTPException) -> web.Response:
+def from_aiohttp(fault: web.HTTPException, request: web.Request) -> web.Response:
     """What aiohttp refuses by itself, in our form."""
+    if isinstance(fault, web.HTTPNotFound):
+        return problem(_not_served(request))
+    detail = fault.text or fault.reason
+    if isinstance(fault, web.HTTPMethodNotAllowed):
+        detail = f"{request.path[:SHOWN_CHARACTERS]!r} does not take {fault.method}"
     code, hint = _OF_AIOHTTP.get(fault.status, ("bad_request", ""))
     headers = {"Allow": fault.headers["Allow"]} if "Allow" in fault.headers else {}
-    return problem(WeirError(fault.text or fault.reason, hint=hint, code=code), headers)
+    return problem(WeirError(detail, hint=hint, code=code), headers)
+
+
+def _not_served(request: web.Request) -> WeirError:
+    """Names the path, and the one that may have been meant."""
+    served = [resource.canonical for resource in request.app.router.resources()]
+    meant = "".join(f"did you mean {path}? " for path in get_close_matches(request.path, served, 1))
+    return WeirError(
+        f"nothing is served at {request.path[:SHOWN_CHARACTERS]!r}",
+        hint=f"{meant}GET / says what is where, /openapi.json describes all of it",
+        code="route_not_found",
+    )
 
 
 def unparsable(fault: BaseException | None, message: str | None) -> web.Response:
     """What is no HTTP, or too long a line of it, in our form; the connection closes after it."""
     detail = " ".join((message or "the request cannot be read").split())
     error = WeirError(detail, code="bad_request", hint="send one HTTP/1.1 request at a time")
-    if isinstance(fault, LineTooLong) or detail.startswith("Too many headers"):
+    if isinstance(fault, HeadTooLargeError):
         error = WeirError(detail, code="head_too_large", hint="send a shorter address or headers")
-    response = problem(error)
-    response.force_close()
+    return problem(error)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{status} {title}</title>
+<style>
+  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto;
+    padding: 0 1rem; color-scheme: light dark; overflow-wrap: anywhere; }}
+</style>
+<h1>{status} {title}</h1>
+<p>{detail}
+<p>{hint}
+<p><a href="/">What is where</a>
+</html>
+"""
+
+
+@web.middleware
+async def pages_for_browsers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A middleware that shows problems as pages to whom a page is dearer than JSON."""
+    response = await handler(request)
+    if isinstance(response, web.Response) and response.content_type == CONTENT_TYPE:
+        response.headers.add(hdrs.VARY, hdrs.ACCEPT)
+        if _prefers_page(",".join(request.headers.getall(hdrs.ACCEPT, ()))):
+            told = {"hint": ""} | json.loads(response.text or "{}")
+            told = {name: escape(str(value)) for name, value in told.items()}
+            response.content_type = "text/html"
+            response.charset = "utf-8"
+            response.body = _PAGE.format_map(told).encode()
     return response
+
+
+def _prefers_page(accept: str) -> bool:
+    """Whether HTML is named in this header, and nothing that JSON is has as high a weight."""
+    weights: dict[str, float] = {}
+    for media in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in media.split(";"))
+        weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+        try:
+            weights[kind] = float(weight)
+        except ValueError:
+            return False
+    json_weight = max(
+        weights.get(kind, 0) for kind in (CONTENT_TYPE, "application/json", "application/*", "*/*")
+    )
+    return weights.get("text/html", 0) > json_weight

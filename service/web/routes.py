@@ -25,6 +25,7 @@ Handler = Callable[[web.Request, Any, Any], Awaitable[web.StreamResponse]]
 
 STREAM_PROBLEMS = (
     "invalid_parameter",
+    "range_not_supported",
     "token_streams_exhausted",
     "streams_exhausted",
     "starts_exhausted",
@@ -33,6 +34,7 @@ STREAM_PROBLEMS = (
     "row_too_large",
 )
 BODY_PROBLEMS = (
+    "bad_request",
     "invalid_json",
     "body_timeout",
     "body_too_large",

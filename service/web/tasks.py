@@ -83,12 +83,16 @@ class Tasks:
     ) -> web.StreamResponse:
         """`POST /tasks`"""
         async with self._body(request) as body:
-            tasks, many = parse_new_tasks(body)
-            stored = [_members(task) for task in await self._store.create(tasks)]
-            if many:
-                return await self._sent(request, _answer(stored, 201))
-            place: dict[str, str] = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
-            return await self._sent(request, _answer(stored[0], 201, place))
+            return await self._sent(request, await self._create(body))
+
+    async def _create(self, body: bytes) -> web.Response:
+        # By itself: while the client takes its answer, none of these objects is kept.
+        tasks, many = parse_new_tasks(body)
+        stored = [_members(task) for task in await self._store.create(tasks)]
+        if many:
+            return _answer(stored, 201)
+        place: dict[str, str] = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
+        return _answer(stored[0], 201, place)
 
     async def update(
         self, request: web.Request, token: Token, parameters: Parameters
@@ -118,7 +122,10 @@ class Tasks:
                 code="media_type_unsupported",
                 hint=f"send the header 'Content-Type: {JSON_TYPE}'",
             )
-        if request.content_length is not None and request.content_length <= SMALL_BODY_BYTES:
+        length, most = request.content_length, self._settings.max_body_bytes
+        if length is not None and length > most:
+            raise web.HTTPRequestEntityTooLarge(most, length)
+        if length is not None and length <= SMALL_BODY_BYTES:
             yield await self._read_body(request)
             return
         refusal = RefusedError(
@@ -150,13 +157,15 @@ class Tasks:
         patience = self._settings.body_timeout
         try:
             async with asyncio.timeout(patience):
+                connection = request.protocol
+                assert isinstance(connection, Connection)
+                await connection.want_body(request)
                 return await request.read()
         except web.RequestPayloadError as fault:
-            request.content.feed_eof()  # or aiohttp would go on reading, and log a traceback
             raise InvalidError(
-                f"the body cannot be read: {fault.args[0] if fault.args else fault}",
+                f"the body cannot be read: {' '.join(str(fault).split())}",
                 code="bad_request",
-                hint="send it as its Content-Length and Content-Encoding say",
+                hint="send it in chunks as RFC 9112 has them, or with its Content-Length",
             ) from None
         except TimeoutError:
             raise WeirError(

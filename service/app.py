@@ -6,33 +6,38 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import monotonic
 
 import structlog
 from aiohttp import web
 
+from .databases import Database, open_database
+from .engines import Engine, appetite
 from .errors import ConfigurationError
 from .memory import container_memory, process_memory, release_free_memory
 from .metrics import Metrics, Parts
 from .settings import KIB, MIB, Settings
 from .signals import end_at_once, reload_signal, stop_signal
-from .stores import Store, appetite, open_store
 from .stream.admission import Admission
 from .stream.bound import Bound, check_large_rows, fit_connections, fit_memory, fit_open_files
 from .stream.large_rows import LargeRows
 from .stream.pages import Budgets, ReadAhead
+from .tasks.routes import Tasks, task_routes
 from .team import CONNECTIONS, IN_KERNEL, IN_PROCESS, PID, STREAMS, Team
 from .web import openapi
 from .web.authentication import DEVELOPMENT_SECRET, Token, Tokens
+from .web.catalogue import Catalogue
 from .web.connections import RECEIVE_BUFFER_BYTES, Connection, Connections
 from .web.exports import Exports
 from .web.guard import register
+from .web.lists import Lists
 from .web.operations import Operations
 from .web.origins import ANY, Origins
 from .web.problems import pages_for_browsers
-from .web.routes import all_routes
+from .web.relations import Relations
+from .web.routes import fixed_routes, relation_routes
 from .web.streams import streams_of_all
-from .web.tasks import Tasks
 
 log = structlog.get_logger()
 
@@ -80,12 +85,12 @@ async def serve(settings: Settings, reload: asyncio.Event | None = None) -> Asyn
     reload: when it is set, the token file is read again.
     """
     tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
-    store = await open_store(settings)
+    database = await open_database(settings)
     try:
         settings, bound = await fit(settings)
         (listener,) = listen(settings)
         async with serving(
-            settings, bound, store, tokens, listener=listener, team=Team()
+            settings, bound, database, tokens, listener=listener, team=Team()
         ) as accept:
             reloading = asyncio.create_task(
                 reload_tokens(settings, reload or asyncio.Event(), accept)
@@ -96,7 +101,7 @@ async def serve(settings: Settings, reload: asyncio.Event | None = None) -> Asyn
         reloading.cancel()
         log.info("stopped")
     finally:
-        await store.close()
+        await database.close()
 
 
 async def reload_tokens(settings: Settings, reload: asyncio.Event, accept: AcceptTokens) -> None:
@@ -119,7 +124,7 @@ async def reload_tokens(settings: Settings, reload: asyncio.Event, accept: Accep
 async def fit(settings: Settings) -> tuple[Settings, Bound]:
     """Settings that fit this machine, and their bound; what was cut is logged.
 
-    To be called with the store open: the memory that the process takes by then is in the bound.
+    To be called with the database open: the memory that the process takes by then is in the bound.
     """
     base = (await asyncio.to_thread(process_memory)).uss
     if settings.workers > 1:
@@ -150,7 +155,7 @@ async def fit(settings: Settings) -> tuple[Settings, Bound]:
 async def serving(
     settings: Settings,
     bound: Bound,
-    store: Store,
+    database: Database,
     tokens: Tokens,
     *,
     listener: socket.socket,
@@ -165,13 +170,21 @@ async def serving(
         settings.large_row_bytes // team.size, settings.row_bytes, settings.large_row_timeout
     )
     async with streams_of_all(admission, team) as streams:
-        operations = Operations(store, admission, metrics, streams, team)
-        routes = all_routes(
-            Exports(store, admission, Budgets(ahead, large_rows), metrics),
-            Tasks(store, settings, large_rows, max(1, settings.max_writes // team.size)),
-            operations,
+        engine = database.engine
+        relations = Relations(engine, settings.table)
+        operations = Operations(
+            engine, admission, metrics, streams, team, relations=relations, tokens=tokens
         )
-        operations.description = openapi.document(routes)
+        budgets = Budgets(ahead, large_rows)
+        routes = fixed_routes(Catalogue(relations), operations)
+        if database.tasks is not None:
+            places = max(1, settings.max_writes // team.size)
+            routes += task_routes(Tasks(database.tasks, settings, places))
+        routes += relation_routes(
+            Exports(engine.reader, relations, admission, budgets, metrics),
+            Lists(engine.reader, relations, large_rows, settings),
+        )
+        operations.describe = partial(openapi.document, routes)
         app = web.Application(client_max_size=settings.max_body_bytes)
         app.middlewares.append(pages_for_browsers)
         register(app, routes, tokens, metrics)
@@ -182,7 +195,7 @@ async def serving(
         )
         await runner.setup()
         connections = Connections(settings, team)
-        _publish(metrics, bound, settings, store, team)
+        _publish(metrics, bound, settings, engine, team)
 
         def connection() -> Connection:
             assert runner.server is not None
@@ -280,7 +293,9 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _publish(metrics: Metrics, bound: Bound, settings: Settings, store: Store, team: Team) -> None:
+def _publish(
+    metrics: Metrics, bound: Bound, settings: Settings, engine: Engine, team: Team
+) -> None:
     def watch_total(name: str, description: str, column: str) -> None:
         metrics.watch(name, description, lambda: {(): team.total(column)})
 
@@ -314,13 +329,13 @@ def _publish(metrics: Metrics, bound: Bound, settings: Settings, store: Store, t
     metrics.watch(
         "weir_database_fit",
         "Whether a database server is read from.",
-        lambda: {(server.name, server.role): server.fit for server in store.servers()},
+        lambda: {(server.name, server.role): server.fit for server in engine.servers()},
         ["server", "role"],
     )
     metrics.watch(
         "weir_database_lag_seconds",
         "Seconds that a replica is behind its primary.",
-        lambda: {(s.name,): s.lag for s in store.servers() if s.role == "replica"},
+        lambda: {(s.name,): s.lag for s in engine.servers() if s.role == "replica"},
         ["server"],
     )
 

@@ -12,11 +12,11 @@ from pydantic import ByteSize, ValidationError
 
 from . import __version__
 from .app import run
+from .databases import open_database
 from .errors import ConfigurationError
-from .generate import tasks
 from .logs import configure
 from .settings import GROUPS, Settings, allowed, in_words
-from .stores import open_store
+from .tasks.generate import tasks
 from .workers import run_workers
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
@@ -131,8 +131,13 @@ def generate(context: click.Context, /, rows: int, seed: int, database: str | No
 
 async def _generate(rows: int, seed: int, settings: Settings) -> None:
     configure(settings.log_format)
-    store = await open_store(settings)
+    database = await open_database(settings)
     try:
+        if database.tasks is None:
+            raise ConfigurationError(
+                f"{settings.shown_database} is a database of another program, which is only read",
+                hint="name a new file or an empty database with --database",
+            )
         with click.progressbar(
             tasks(rows, seed),
             length=rows,
@@ -140,9 +145,34 @@ async def _generate(rows: int, seed: int, settings: Settings) -> None:
             file=sys.stderr,
             update_min_steps=max(1, rows // 200),
         ) as progress:
-            await store.fill(progress)
+            await database.tasks.fill(progress)
     finally:
-        await store.close()
+        await database.close()
+
+
+@main.command("tables")
+@click.option("--database", default=None, help="whose tables")
+@click.pass_context
+def list_tables(context: click.Context, /, database: str | None) -> None:
+    """List the tables of a database: their keys, and how each column is written."""
+    assert context.parent is not None
+    where = {"database": database} if database else {}
+    asyncio.run(_list_tables(_settings(context.parent, **where)))
+
+
+async def _list_tables(settings: Settings) -> None:
+    configure(settings.log_format)
+    database = await open_database(settings)
+    try:
+        relations = await database.engine.relations()
+    finally:
+        await database.close()
+    for address in sorted(relations):
+        relation = relations[address]
+        key = ", ".join(relation.key.columns) if relation.key else f"none: {relation.no_key}"
+        click.echo(f"{address}  ({relation.kind}; key: {key})")
+        for column in relation.columns:
+            click.echo(f"    {column.name}  {column.type or 'any type'}  as {column.kind}")
 
 
 def cli() -> None:

@@ -52,7 +52,8 @@ async def _open_sqlite(settings: Settings) -> Database:
     path = path_of(settings.database)
     if await ours.is_strangers(path):
         connections = await open_strangers(path, settings)
-        return Database(SQLiteEngine(connections, settings, FoundCatalogue({})), None)
+        catalogue = FoundCatalogue(_keys(settings))
+        return Database(SQLiteEngine(connections, settings, catalogue), None)
     connections = ours.connections_of(path, settings)
     store = ours.SQLiteTasks(connections, settings)
     try:
@@ -60,8 +61,21 @@ async def _open_sqlite(settings: Settings) -> Database:
     except BaseException:
         await connections.close()
         raise
-    catalogue = FixedCatalogue([ours.RELATION])
-    return Database(SQLiteEngine(connections, settings, catalogue, ours.CLOCK), store)
+    engine = SQLiteEngine(connections, settings, FixedCatalogue([ours.RELATION]), ours.CLOCK)
+    return Database(engine, store)
+
+
+def _keys(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """The columns of each relation that `--key` names."""
+    keys = {}
+    for text in settings.key:
+        address, separator, columns = text.partition("=")
+        if not separator or not columns:
+            raise ConfigurationError(
+                f"--key {text!r} names no columns", hint="write it as VIEW=COLUMN or VIEW=ONE,OTHER"
+            )
+        keys[address] = tuple(columns.split(","))
+    return keys
 
 
 async def _open_postgres(settings: Settings) -> Database:

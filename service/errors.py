@@ -59,7 +59,7 @@ class InvalidError(WeirError):
 
 
 class NotFoundError(WeirError):
-    """No task has this id."""
+    """There is no such task, or no such table."""
 
     code = "task_not_found"
 

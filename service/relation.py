@@ -65,6 +65,7 @@ class Relation:
     an escape there; it spares the engine looking at each of them.
     hidden: columns that are there only when they are asked for, as SQLite's numbers of rows are.
     string_keys: whether the key's columns are strings in JSON, as the ids of `tasks` are.
+    counted: whether its changes are counted, so that one can ask what has come behind an export.
     """
 
     address: str
@@ -78,6 +79,7 @@ class Relation:
     plain: Mapping[str, str] = field(default_factory=dict)
     hidden: tuple[Column, ...] = ()
     string_keys: bool = False
+    counted: bool = False
 
     def column(self, name: str) -> Column:
         """The column of this name, or KeyError."""

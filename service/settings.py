@@ -54,6 +54,16 @@ class Settings(BaseModel):
     read_database: tuple[str, ...] = Field(
         (), description="a PostgreSQL replica that streams are read from; may be given repeatedly"
     )
+    table: tuple[str, ...] = Field(
+        (),
+        description="a table that is served, or a pattern as `orders` or `sales.*`; may be given "
+        "repeatedly. Without one all are that the database's user may read",
+    )
+    key: tuple[str, ...] = Field(
+        (),
+        description="columns that identify the rows of a view, as `busy=id` or `busy=day,id`; may "
+        "be given repeatedly",
+    )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1,
         description="processes that serve, an event loop each; all limits hold for them together",

@@ -23,11 +23,11 @@ from pathlib import Path
 import structlog
 
 from .app import AcceptTokens, address_of, fit, listen, reload_tokens, serving
+from .databases import open_database
 from .errors import ConfigurationError
 from .logs import configure
 from .settings import MIB, Settings
 from .signals import end_at_once, reload_signal, stop_signal
-from .stores import open_store
 from .stream.bound import Bound
 from .team import Team
 from .web.authentication import Token, Tokens
@@ -113,11 +113,11 @@ async def run_workers(
     stop = stop_signal(kill)
     reload = reload_signal(stop)
     tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
-    store = await open_store(settings)  # makes the tables, or says what is wrong, once
+    database = await open_database(settings)  # makes the tables, or says what is wrong, once
     try:
         settings, bound = await fit(settings)
     finally:
-        await store.close()
+        await database.close()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weir-")))
         team = Team(-1, settings.workers, folder)
@@ -264,18 +264,18 @@ async def _work(told: asyncio.StreamReader, orders: Orders) -> None:
         alone.set()
         stop.set()
 
-    store = await open_store(settings)
+    database = await open_database(settings)
     try:
         listener = socket.socket(fileno=orders.listener)
         async with serving(
-            settings, orders.bound, store, tokens, listener=listener, team=team
+            settings, orders.bound, database, tokens, listener=listener, team=team
         ) as accept:
             listening = asyncio.create_task(listen(accept))
             os.write(sys.stdout.fileno(), READY)
             await stop.wait()
         listening.cancel()
     finally:
-        await store.close()
+        await database.close()
         team.strike(orders.number)
         if alone.is_set() and not team.pids():  # the last one puts away what they shared
             await asyncio.to_thread(shutil.rmtree, orders.folder, ignore_errors=True)

@@ -21,8 +21,10 @@ class Reader(Protocol):
     leaves a transaction or a cursor open. All raise StoreError when the database fails.
     """
 
-    async def start(self, query: Query) -> Start:
+    async def start(self, query: Query, *, latest: bool = False) -> Start:
         """How things stand now, read at one instant.
+
+        latest: as of all that has been written so far; else a replica's view will do.
 
         Raises InvalidError, naming the parameter, when a value of a filter or of `after` is none of
         its column's type.

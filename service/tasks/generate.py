@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from random import Random
 
-from .table import PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, NewTask
+from .model import PRIORITY_HIGHEST, PRIORITY_LOWEST, STATUSES, NewTask
 
 VERBS = ("Learn", "Write", "Review", "Fix", "Deploy", "Measure", "Call", "Plan", "Buy", "Test")
 THINGS = (

@@ -80,6 +80,7 @@ def relation(schema: str, types: Sequence[str], access: str, plain: Mapping[str,
         key=Key(("id",), "primary key", ("id",), access),
         plain=plain,
         string_keys=True,
+        counted=True,
     )
 
 

@@ -1,5 +1,6 @@
-"""Tasks in a SQLite file of ours: write-ahead log, one writer, on the disk before it is answered."""
+"""Tasks in a SQLite file of ours: one writer, and on the disk before it is answered."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -16,7 +17,7 @@ from ..query import Format
 from ..relation import Relation
 from ..settings import Settings
 from .model import IN_CSV, NewTask, Task, not_found, relation, say_what_was_made
-from .sqlite_schema import TABLES, bring_forward, version_of
+from .sqlite_schema import APPLICATION_ID, TABLES, bring_forward, version_of
 
 T = TypeVar("T")
 
@@ -42,6 +43,32 @@ def connections_of(path: Path, settings: Settings) -> Connections:
     """Threads and connections to a file that may be written to, and is made when missing."""
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     return Connections(path, settings.read_threads, str(path), flags)
+
+
+async def is_strangers(path: Path) -> bool:
+    """Whether the file has tables of another program, and so is only read.
+
+    What is no database at all, or cannot be opened, is not: `prepare` says what is wrong with it.
+    """
+
+    def look() -> bool:
+        if not path.exists() or not path.stat().st_size:
+            return False
+        try:
+            connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+            try:
+                connection.set_busy_timeout(BUSY_MILLISECONDS)
+                if connection.pragma("application_id") == APPLICATION_ID:
+                    return False
+                return bool(rows(connection, "SELECT 1 FROM sqlite_schema LIMIT 1"))
+            finally:
+                connection.close()
+        except apsw.CantOpenError:  # as where the files of its log cannot be made beside it
+            return True
+        except apsw.Error:
+            return False
+
+    return await asyncio.to_thread(look)
 
 
 class SQLiteTasks:

@@ -27,7 +27,11 @@ class Scope(StrEnum):
 
 
 class Token(BaseModel):
-    """One `[[token]]` of the token file; kept as a digest, never as the secret."""
+    """One `[[token]]` of the token file; kept as a digest, never as the secret.
+
+    tables: patterns of the tables that it may read. role: in PostgreSQL, the role that its pages
+    are read under; "" for that of the service.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -35,6 +39,8 @@ class Token(BaseModel):
     secret: Annotated[str, Field(min_length=8, pattern=r"^[A-Za-z0-9._~+/-]+=*$")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     scopes: frozenset[Scope]
+    tables: tuple[str, ...] = ("*",)
+    role: Annotated[str, Field(max_length=63)] = ""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "Token":
@@ -46,9 +52,20 @@ class Token(BaseModel):
     def digest(self) -> str:
         return _digest(self.secret) if self.secret is not None else str(self.sha256).lower()
 
+    def reads_as(self, other: "Token") -> bool:
+        """Whether a stream that the other one began may go on under this one."""
+        mine, theirs = ((each.name, each.tables, each.role) for each in (self, other))
+        return mine == theirs
+
     def without_secret(self) -> dict[str, object]:
         """The same token as members of JSON, told by its digest."""
-        return {"name": self.name, "sha256": self.digest, "scopes": sorted(self.scopes)}
+        return {
+            "name": self.name,
+            "sha256": self.digest,
+            "scopes": sorted(self.scopes),
+            "tables": self.tables,
+            "role": self.role,
+        }
 
 
 class _TokenFile(BaseModel):
@@ -82,7 +99,7 @@ class Tokens:
         return frozenset(
             token.name
             for digest, token in self._by_digest.items()
-            if Scope.READ in token.scopes and digest in before and before[digest].name == token.name
+            if Scope.READ in token.scopes and digest in before and token.reads_as(before[digest])
         )
 
     @classmethod
@@ -127,6 +144,17 @@ class Tokens:
                     hint=f"give each token a {kind} of its own",
                 )
         return cls(tokens)
+
+    def guest(self, authorization: Sequence[str]) -> Token | None:
+        """As whom somebody reads what needs no token: with one, more is told.
+
+        Where there is the development token alone, everybody may have it.
+        """
+        secret = "".join(authorization).partition(" ")[2].strip()
+        known = self._by_digest.get(_digest(secret))
+        development = self._by_digest.get(_digest(DEVELOPMENT_SECRET))
+        guest = known or (development if len(self._by_digest) == 1 else None)
+        return guest if guest is not None and Scope.READ in guest.scopes else None
 
     def authenticate(self, authorization: Sequence[str], scope: Scope) -> Token:
         """The token of the Authorization header, which has this scope, or DeniedError.

@@ -189,6 +189,23 @@ class Connection(web.RequestHandler):
         return unparsable(exc, message)
 
 
+async def sent(request: web.Request, response: web.Response, seconds: float) -> web.Response:
+    """The response once the kernel has all of it; a client that does not take it is dropped.
+
+    For answers that hold what others wait for: without an end, a few clients could keep all of it.
+    """
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    try:
+        async with asyncio.timeout(seconds):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        connection.flow.abort()
+        raise ConnectionResetError("the client did not take its answer") from None
+    return response
+
+
 class Connections:
     """This process's open connections, swept for those that do not move."""
 

@@ -1,30 +1,30 @@
-"""The two exports: a page is read, sent, and the client awaited, until the table ends."""
+"""The exports: a page is read, sent, and the client awaited, until the table ends."""
 
 import asyncio
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 from aiohttp import hdrs, web
+from aiohttp.helpers import content_disposition_header
 
+from ..engines import Reader
 from ..errors import InvalidError, RefusedError, StoreError
+from ..formats import WIRES
 from ..metrics import Metrics
-from ..stores import Store
+from ..query import Cursor, Format, Query
 from ..stream.admission import Admission
 from ..stream.pages import Budgets, Pages
 from ..stream.pump import pump
 from ..stream.stream import Stream
-from ..table import Extent, Format
 from .authentication import Token
 from .connections import Connection
-from .parameters import CsvParameters, NdjsonParameters
 from .places import place
+from .relations import Relations, with_key
+from .selecting import select
 
 log = structlog.get_logger()
 
-CSV_TYPE = "text/csv; charset=utf-8; header="
-NDJSON_TYPE = "application/x-ndjson"
-BYTE_ORDER_MARK = "\ufeff"
 STARTS_AT_ONCE = 32
 """Streams that read their first page at the same time. What a start takes is soon free, but
 not given back: 3,000 at once left 24 KiB each behind."""
@@ -41,7 +41,8 @@ FROM_THE_START = re.compile(r"\s*bytes\s*=\s*0+\s*-\s*[0-9]*\s*", re.IGNORECASE)
 class Exports:
     """The streaming routes and what they need."""
 
-    store: Store
+    reader: Reader
+    relations: Relations
     admission: Admission
     budgets: Budgets
     metrics: Metrics
@@ -49,33 +50,21 @@ class Exports:
         default_factory=lambda: asyncio.Semaphore(STARTS_AT_ONCE), init=False
     )
 
-    async def csv(
-        self, request: web.Request, token: Token, parameters: CsvParameters
-    ) -> web.StreamResponse:
-        """`GET /tasks/export.csv`"""
-        head, content_type = "", CSV_TYPE + "absent"
-        if parameters.header == "true":
-            head, content_type = ",".join(parameters.columns), CSV_TYPE + "present"
-            excel = parameters.format is Format.EXCEL
-            head = f"{BYTE_ORDER_MARK}{head}\r\n" if excel else f"{head}\n"
-        return await self._export(request, token, parameters, content_type, head.encode())
+    async def csv(self, request: web.Request, token: Token) -> web.StreamResponse:
+        """`GET /{table}/export.csv`"""
+        return await self._export(request, token, Format.CSV)
 
-    async def ndjson(
-        self, request: web.Request, token: Token, parameters: NdjsonParameters
-    ) -> web.StreamResponse:
-        """`GET /tasks/stream.ndjson`"""
-        return await self._export(request, token, parameters, NDJSON_TYPE, b"")
+    async def ndjson(self, request: web.Request, token: Token) -> web.StreamResponse:
+        """`GET /{table}/stream.ndjson`"""
+        return await self._export(request, token, Format.NDJSON)
 
     async def _export(
-        self,
-        request: web.Request,
-        token: Token,
-        parameters: NdjsonParameters,
-        content_type: str,
-        head: bytes,
+        self, request: web.Request, token: Token, format_: Format
     ) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection)
+        relation = with_key(await self.relations.find(token, request.match_info["table"]))
+        query, header = select(relation, format_, request, token.role)
         _refuse_range(request)
         stream = Stream(token.name, request.path, connection.flow)
         with self.admission.admit(stream):
@@ -87,13 +76,14 @@ class Exports:
                 retry_after=RETRY_SECONDS,
             )
             async with place(self.starting, START_SECONDS, refusal):
-                extent = await self.store.extent()
-                query = parameters.query(extent)
-                pages = Pages(self.store, query, parameters.cursor, self.budgets, stream.flow)
+                start = await self.reader.start(query)
+                query = replace(query, until=start.until, since=start.since)
+                cursor = Cursor(start.after, query.limit)
+                pages = Pages(self.reader, query, cursor, self.budgets, stream.flow)
                 if request.method != hdrs.METH_HEAD:
                     # Nobody waits for memory in here, where others wait for their turn to start.
                     await pages.load(wait=False)
-            response = web.StreamResponse(headers=_headers(content_type, stream, extent))
+            response = web.StreamResponse(headers=_headers(query, stream, header=header))
             if request.version >= (1, 1):
                 response.enable_chunked_encoding()
             else:
@@ -102,6 +92,7 @@ class Exports:
                 await response.prepare(request)
                 return response
             try:
+                head = WIRES[format_].head(query, header=header)
                 await self._run(request, response, stream, pages, head)
             finally:
                 pages.close()
@@ -189,13 +180,14 @@ def _refuse_range(request: web.Request) -> None:
     )
 
 
-def _headers(content_type: str, stream: Stream, extent: Extent) -> dict[str, str]:
-    file_name = "tasks." + stream.route.rpartition(".")[2]
-    return {
-        hdrs.CONTENT_TYPE: content_type,
-        hdrs.CONTENT_DISPOSITION: f'attachment; filename="{file_name}"',
+def _headers(query: Query, stream: Stream, *, header: bool) -> dict[str, str]:
+    wire, relation = WIRES[query.format], query.relation
+    name = f"{relation.address}.{wire.extension}"
+    headers = {
+        hdrs.CONTENT_TYPE: wire.content_type(header=header),
+        hdrs.CONTENT_DISPOSITION: content_disposition_header("attachment", filename=name),
         hdrs.CACHE_CONTROL: "no-store",
         "X-Accel-Buffering": "no",
         "Weir-Stream-Id": stream.id,
-        "Weir-Since": str(extent.last_seq),
     }
+    return headers | ({"Weir-Since": str(query.since)} if relation.counted else {})

@@ -9,10 +9,10 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from ..errors import InvalidError, RefusedError, StoreError, WeirError
+from ..formats import WIRES
 from ..metrics import Metrics
 from .authentication import Tokens
 from .connections import Connection
-from .parameters import parse_parameters
 from .problems import from_aiohttp, problem
 from .routes import Handler, Route
 
@@ -28,7 +28,7 @@ RawHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def register(app: web.Application, routes: list[Route], tokens: Tokens, metrics: Metrics) -> None:
     """Serve these routes, each behind its guard."""
     # `DELETE /tasks/export.csv` is a wrong method, not a wrong id.
-    names = "|".join(re.escape(route.path.rpartition("/")[2]) + "$" for route in routes)
+    names = "|".join(re.escape(wire.route) + "$" for wire in WIRES.values())
     for route in routes:
         handler = _guarded(route, tokens)
         path = route.path.replace("{id}", f"{{id:(?!{names})[^/]+}}")
@@ -46,8 +46,13 @@ def _guarded(route: Route, tokens: Tokens) -> RawHandler:
         if route.scope is not None:
             given = request.headers.getall(hdrs.AUTHORIZATION, [])
             token = tokens.authenticate(given, route.scope)
-        parameters = parse_parameters(route.parameters, list(request.query.items()))
-        return await serve(request, token, parameters)
+        if request.query and not route.selects:
+            raise InvalidError(
+                f"parameter {next(iter(request.query))[:40]!r} is not known here",
+                code="invalid_parameter",
+                hint="this route takes no parameters",
+            )
+        return await serve(request, token)
 
     return handler
 

@@ -1,120 +1,45 @@
-"""OpenAPI 3.1 of all routes, made from their table and from the models that check requests."""
+"""OpenAPI 3.1 of all routes, made from their table, the models of bodies, and the catalogue."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from .. import __version__
-from .parameters import TASKS_A_POST, ChangesBody, Priority, Status, TaskBody, Title
+from ..relation import Relation
 from .problems import CONTENT_TYPE, STATUS
 from .routes import Route
+from .schemas import Problem
+from .selecting import described
 
 Json = dict[str, Any]
 
 
-class Task(BaseModel):
-    """A stored task; the id is a string, so that 64 bits survive JavaScript."""
-
-    id: str
-    title: Title
-    priority: Priority
-    status: Status
-
-
-class TaskPage(BaseModel):
-    """Some tasks, and the `after` of the next page; null behind the last one."""
-
-    tasks: list[Task]
-    next: str | None
-
-
-class Stream(BaseModel):
-    """A live stream, and what it holds in bytes."""
-
-    id: str
-    token: str
-    route: str
-    rows: int
-    bytes: int
-    seconds: float
-    waiting_seconds: float
-    process_bytes: int
-    kernel_bytes: int
-
-
-class Streams(BaseModel):
-    """All live streams."""
-
-    streams: list[Stream]
-
-
-class Server(BaseModel):
-    """A database server: the primary, or a replica; in the order in which they were named."""
-
-    role: Literal["primary", "replica"]
-    fit: bool
-    lag_seconds: float
-
-
-class Ready(BaseModel):
-    """The service takes work; which database servers it reads from."""
-
-    status: Literal["ready"]
-    servers: list[Server]
-
-
-class Fault(BaseModel):
-    """One thing that is wrong, and where."""
-
-    at: str
-    detail: str
-
-
-class Problem(BaseModel):
-    """RFC 9457, with a stable code and a hint."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["about:blank"]
-    title: str
-    status: int
-    code: str
-    detail: str
-    hint: str = ""
-    errors: list[Fault] = []
-
-
-SCHEMAS: list[type[BaseModel]] = [
-    Task,
-    TaskPage,
-    Streams,
-    Ready,
-    Problem,
-    TaskBody,
-    ChangesBody,
-]
-
-
-def document(routes: list[Route]) -> Json:
-    """The description of these routes."""
+def document(routes: Sequence[Route], relations: Sequence[Relation]) -> Json:
+    """The description of these routes, and of those of each relation."""
+    models: set[type[BaseModel]] = {Problem}
+    for route in routes:
+        models |= {model for model in (route.answer, route.body) if model}
     references, definitions = models_json_schema(
-        [(model, "validation") for model in SCHEMAS], ref_template="#/components/schemas/{model}"
+        [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)],
+        ref_template="#/components/schemas/{model}",
     )
     schemas = definitions["$defs"]
-    for member in schemas["ChangesBody"]["properties"].values():
-        member.pop("default", None)  # what is left out stays as it is
-    bodies = {model: references[model, "validation"] for model in (TaskBody, ChangesBody)}
+    for model in {route.body for route in routes if route.body}:
+        if "minProperties" in schemas[model.__name__]:  # what is left out stays as it is
+            for member in schemas[model.__name__]["properties"].values():
+                member.pop("default", None)
+    named = {model: references[model, "validation"] for model in models}
     paths: dict[str, Json] = {}
     for route in routes:
-        operation = _operation(route, bodies)
-        path = paths.setdefault(route.path, {})
-        path[route.method.lower()] = operation
-        if route.method == "GET":
-            path["head"] = operation | {
-                "summary": f"The head of: {route.summary}",
-                "operationId": operation["operationId"] + "_head",
-            }
+        _add(paths, route, route.path, None, named)
+    for relation in relations:
+        for route in routes:
+            if "{table}" in route.path and relation.key:
+                path = route.path.replace("{table}", quote(relation.address, safe=""))
+                _add(paths, route, path, relation, named)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -130,21 +55,42 @@ def document(routes: list[Route]) -> Json:
     }
 
 
-def _operation(route: Route, bodies: dict[Any, Json]) -> Json:
-    name = route.handler.__qualname__.replace(".", "_").lower()
+def _add(
+    paths: dict[str, Json],
+    route: Route,
+    at: str,
+    relation: Relation | None,
+    models: dict[type[BaseModel], Json],
+) -> None:
+    operation = _operation(route, at, relation, models)
+    path = paths.setdefault(at, {})
+    path[route.method.lower()] = operation
+    if route.method == "GET":
+        path["head"] = operation | {
+            "summary": f"The head of: {operation['summary']}",
+            "operationId": operation["operationId"] + "_head",
+        }
+
+
+def _operation(
+    route: Route, at: str, relation: Relation | None, models: dict[type[BaseModel], Json]
+) -> Json:
+    summary = route.summary
+    if relation is not None:
+        summary = summary.replace("a table", relation.address, 1)
     operation: Json = {
-        "operationId": name,
-        "summary": route.summary,
-        "parameters": _parameters(route),
-        "responses": _responses(route),
+        "operationId": f"{route.method.lower()} {at}",
+        "summary": summary,
+        "parameters": _parameters(route, relation),
+        "responses": _responses(route, models),
     }
     if route.scope is not None:
         operation["security"] = [{"token": []}]
         operation["description"] = f"Wants a token with the scope `{route.scope.value}`."
     if route.body is not None:
-        schema = bodies[route.body]
-        if route.body is TaskBody:
-            many = {"type": "array", "items": schema, "minItems": 1, "maxItems": TASKS_A_POST}
+        schema = models[route.body]
+        if route.many:
+            many = {"type": "array", "items": schema, "minItems": 1, "maxItems": route.many}
             schema = {"oneOf": [schema, many]}
         operation["requestBody"] = {
             "required": True,
@@ -153,33 +99,24 @@ def _operation(route: Route, bodies: dict[Any, Json]) -> Json:
     return operation
 
 
-def _parameters(route: Route) -> list[Json]:
-    properties = route.parameters.model_json_schema().get("properties", {})
+def _parameters(route: Route, relation: Relation | None) -> list[Json]:
     found: list[Json] = []
     if "{id}" in route.path:
-        schema = {"type": "string", "pattern": "^[0-9]{1,19}$"}
+        schema: Json = {"type": "string", "pattern": "^[0-9]{1,19}$"}
         found.append({"name": "id", "in": "path", "required": True, "schema": schema})
-    for name, described in properties.items():
-        schema = dict(described)
-        parameter: Json = {
-            "name": name,
-            "in": "query",
-            "description": schema.pop("description", ""),
-            "schema": schema,
-        }
-        if schema.get("type") == "array":
-            parameter |= {"style": "form", "explode": False}
-        found.append(parameter)
-    return found
+    if "{table}" in route.path and relation is None:
+        schema = {"type": "string", "minLength": 1}
+        found.append({"name": "table", "in": "path", "required": True, "schema": schema})
+    return found + (described(route.format, relation) if route.selects else [])
 
 
-def _responses(route: Route) -> Json:
+def _responses(route: Route, models: dict[type[BaseModel], Json]) -> Json:
     responses: Json = {str(route.status): {"description": "Done"}}
     if route.status != 204:
         schema: Json = {"type": "string"}
         if route.answer:
-            schema = {"$ref": f"#/components/schemas/{route.answer}"}
-            if route.answer == "Task" and route.body is TaskBody:
+            schema = models[route.answer]
+            if route.many:
                 schema = {"oneOf": [schema, {"type": "array", "items": schema}]}
         elif route.media_type == "application/json":
             schema = {"type": "object"}

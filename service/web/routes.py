@@ -7,41 +7,32 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
+from ..formats import WIRES
 from ..metrics import CONTENT_TYPE as METRICS_TYPE
+from ..query import Format
 from .authentication import Scope
-from .exports import CSV_TYPE, NDJSON_TYPE, Exports
+from .catalogue import Catalogue
+from .exports import Exports
+from .lists import JSON_TYPE, Lists
 from .operations import Operations
-from .parameters import (
-    ChangesBody,
-    CsvParameters,
-    ListParameters,
-    NdjsonParameters,
-    Parameters,
-    TaskBody,
-)
-from .tasks import JSON_TYPE, Tasks
+from .schemas import Ready, Rows, Streams, Tables
 
-Handler = Callable[[web.Request, Any, Any], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request, Any], Awaitable[web.StreamResponse]]
 
-STREAM_PROBLEMS = (
+RELATION_PROBLEMS = (
     "invalid_parameter",
+    "table_not_found",
+    "no_key",
+    "store_unavailable",
+    "row_too_large",
+)
+STREAM_PROBLEMS = (
+    *RELATION_PROBLEMS,
     "range_not_supported",
     "token_streams_exhausted",
     "streams_exhausted",
     "starts_exhausted",
     "shutting_down",
-    "store_unavailable",
-    "row_too_large",
-)
-BODY_PROBLEMS = (
-    "bad_request",
-    "invalid_json",
-    "body_timeout",
-    "body_too_large",
-    "media_type_unsupported",
-    "invalid_task",
-    "writes_exhausted",
-    "store_unavailable",
 )
 
 
@@ -49,9 +40,10 @@ BODY_PROBLEMS = (
 class Route:
     """One method of one path; a GET is served as HEAD too.
 
-    scope: what the token must have; None lets anybody in.
-    answer: the name of the schema of the body, "" when it is not JSON or empty.
-    problems: the codes of the refusals that are this route's own.
+    scope: what the token must have; None lets anybody in. selects: the parameters of `selecting.py`
+    are taken, those of a format or, for None, of a list; other routes take none.
+    body: what is sent; and many, so many of it in an array. answer: what comes back, None when it
+    is not JSON or empty. problems: the codes of the refusals that are this route's own.
     """
 
     method: str
@@ -59,88 +51,30 @@ class Route:
     summary: str
     handler: Handler
     scope: Scope | None = None
-    parameters: type[Parameters] = Parameters
+    selects: bool = False
+    format: Format | None = None
     body: type[BaseModel] | None = None
+    many: int = 0
     status: int = 200
     media_type: str = JSON_TYPE
-    answer: str = ""
+    answer: type[BaseModel] | None = None
     problems: tuple[str, ...] = ()
 
 
-def all_routes(exports: Exports, tasks: Tasks, operations: Operations) -> list[Route]:
-    """Every route of the service."""
-    read, write, ops = Scope.READ, Scope.WRITE, Scope.OPS
+def fixed_routes(catalogue: Catalogue, operations: Operations) -> list[Route]:
+    """The routes that are there whatever the database."""
+    ops = Scope.OPS
     return [
         Route(
             "GET",
-            "/tasks/export.csv",
-            "Stream all tasks as CSV",
-            exports.csv,
-            read,
-            CsvParameters,
-            media_type=CSV_TYPE.partition(";")[0],
-            problems=STREAM_PROBLEMS,
+            "/tables",
+            "The tables that there are",
+            catalogue.tables,
+            Scope.READ,
+            answer=Tables,
+            problems=("store_unavailable",),
         ),
-        Route(
-            "GET",
-            "/tasks/stream.ndjson",
-            "Stream all tasks as NDJSON",
-            exports.ndjson,
-            read,
-            NdjsonParameters,
-            media_type=NDJSON_TYPE,
-            problems=STREAM_PROBLEMS,
-        ),
-        Route(
-            "GET",
-            "/tasks",
-            "A page of tasks",
-            tasks.list,
-            read,
-            ListParameters,
-            answer="TaskPage",
-            problems=("invalid_parameter", "store_unavailable", "row_too_large"),
-        ),
-        Route(
-            "POST",
-            "/tasks",
-            "Store one task, or an array of up to 1,000: all or none",
-            tasks.create,
-            write,
-            body=TaskBody,
-            status=201,
-            answer="Task",
-            problems=BODY_PROBLEMS,
-        ),
-        Route(
-            "GET",
-            "/tasks/{id}",
-            "One task",
-            tasks.read,
-            read,
-            answer="Task",
-            problems=("invalid_id", "task_not_found", "store_unavailable", "row_too_large"),
-        ),
-        Route(
-            "PATCH",
-            "/tasks/{id}",
-            "Change one task",
-            tasks.update,
-            write,
-            body=ChangesBody,
-            answer="Task",
-            problems=("invalid_id", "task_not_found", *BODY_PROBLEMS),
-        ),
-        Route(
-            "DELETE",
-            "/tasks/{id}",
-            "Delete one task",
-            tasks.delete,
-            write,
-            status=204,
-            problems=("invalid_id", "task_not_found", "store_unavailable"),
-        ),
-        Route("GET", "/streams", "The live streams", operations.streams, ops, answer="Streams"),
+        Route("GET", "/streams", "The live streams", operations.streams, ops, answer=Streams),
         Route(
             "GET",
             "/metrics",
@@ -155,9 +89,39 @@ def all_routes(exports: Exports, tasks: Tasks, operations: Operations) -> list[R
             "/readyz",
             "Whether it is fit for work",
             operations.readyz,
-            answer="Ready",
+            answer=Ready,
             problems=("shutting_down", "store_unavailable"),
         ),
         Route("GET", "/openapi.json", "This description", operations.openapi),
         Route("GET", "/", "What is where", operations.page, media_type="text/html"),
     ]
+
+
+def relation_routes(exports: Exports, lists: Lists) -> list[Route]:
+    """The routes of every table, behind those of fixed paths, which win."""
+    read = Scope.READ
+    streams = [
+        Route(
+            "GET",
+            f"/{{table}}/{WIRES[format_].route}",
+            f"Stream a table as {format_.upper()}",
+            handler,
+            read,
+            selects=True,
+            format=format_,
+            media_type=WIRES[format_].media_type,
+            problems=STREAM_PROBLEMS,
+        )
+        for format_, handler in ((Format.CSV, exports.csv), (Format.NDJSON, exports.ndjson))
+    ]
+    page = Route(
+        "GET",
+        "/{table}",
+        "A page of a table's rows",
+        lists.page,
+        read,
+        selects=True,
+        answer=Rows,
+        problems=RELATION_PROBLEMS,
+    )
+    return [*streams, page]

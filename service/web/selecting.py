@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
+
+from aiohttp import web
 
 from ..errors import InvalidError
 from ..query import Filter, Format, Operator, Query
@@ -35,13 +37,19 @@ class Selection(NamedTuple):
 
 
 def select(
-    relation: Relation, format_: Format, pairs: Pairs, raw: str, *, list_: bool = False
+    relation: Relation,
+    format_: Format,
+    request: web.Request,
+    role: str = "",
+    *,
+    list_: bool = False,
 ) -> Selection:
-    """The query that these parameters make; InvalidError names each that is wrong.
+    """The query that the request's parameters make; InvalidError names the one that is wrong.
 
-    pairs: names and values, decoded. raw: the query string as it came, from which `after` and lists
-    are taken, as their commas count before they are decoded. list_: a JSON page is asked for.
+    role: under which it is read. list_: a JSON page is asked for, not a stream.
     """
+    # The commas of a list count before its parts are decoded.
+    pairs, raw = list(request.query.items()), request.rel_url.raw_query_string
     known = EVERYWHERE + (IN_CSV if format_ is Format.CSV else IN_JSON)
     values = _single(pairs)
     encoded = _encoded(raw)
@@ -60,6 +68,7 @@ def select(
         _limit(values.get("limit"), list_=list_),
         excel=_one_of(values, "dialect", ("standard", "excel")) == "excel",
         null=_null(values.get("null", "")),
+        role=role,
         numbers_as_strings=_one_of(values, "numbers", ("number", "string")) == "string",
     )
     return Selection(query, _one_of(values, "header", ("true", "false")) == "true")
@@ -179,3 +188,55 @@ def _filter(relation: Relation, parameter: str, encoded: str, known: Sequence[st
     if operator == Operator.NULL and values[0] not in ("true", "false"):
         raise _wrong(f"{parameter}: {values[0][:40]!r} will not do", "give true or false")
     return Filter(parameter, name, Operator(operator), values)
+
+
+def described(format_: Format | None, relation: Relation | None) -> list[dict[str, Any]]:
+    """These parameters for OpenAPI: of a stream in this format, or of a list for None."""
+    names: dict[str, Any] = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    if relation is not None:
+        names["items"] = {"type": "string", "enum": list(relation.names)}
+    highest = ROWS_A_LIST if format_ is None else LIMIT_HIGHEST
+    limit: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": highest}
+    if format_ is None:
+        limit["default"] = DEFAULT_LIST
+    key = ", ".join(relation.key.columns) if relation and relation.key else "the key's columns"
+    found = [
+        _parameter("columns", "which, in which order, separated by commas", names, explode=False),
+        _parameter(
+            "after",
+            f"only rows behind this one: the last {key} that you have, each percent-encoded, with "
+            "commas between",
+            {"type": "string"},
+        ),
+        _parameter("limit", "most rows", limit),
+    ]
+    if format_ is Format.CSV:
+        found += [
+            _parameter("header", "whether to name the columns", _enum("true", "false")),
+            _parameter(
+                "dialect",
+                "excel: byte order mark, CRLF, and ' before what would run as a formula",
+                _enum("standard", "excel"),
+            ),
+            _parameter(
+                "null", "what stands for NULL", {"type": "string", "maxLength": NULL_CHARACTERS}
+            ),
+        ]
+    else:
+        quoted = "string: numbers in quotes, so that JavaScript keeps all their digits"
+        found.append(_parameter("numbers", quoted, _enum("number", "string")))
+    operators = ", ".join(f"__{operator}" for operator in Operator)
+    filters = {"type": "object", "additionalProperties": {"type": "string"}}
+    text = f"COLUMN=value, or with an operator behind the column: {operators}; __in takes several"
+    return [*found, _parameter("filters", text, filters, explode=True)]
+
+
+def _enum(*values: str) -> dict[str, Any]:
+    return {"type": "string", "enum": list(values), "default": values[0]}
+
+
+def _parameter(
+    name: str, description: str, schema: dict[str, Any], *, explode: bool | None = None
+) -> dict[str, Any]:
+    found = {"name": name, "in": "query", "description": description, "schema": schema}
+    return found if explode is None else found | {"style": "form", "explode": explode}

@@ -45,7 +45,7 @@ class SQLiteReader:
         self._page_bytes = int(settings.page_bytes)
         self._row_bytes = max(self._page_bytes, int(settings.row_bytes))
 
-    async def start(self, query: Query) -> Start:
+    async def start(self, query: Query, *, latest: bool = False) -> Start:
         after = None
         if query.after is not None:
             pairs = zip(query.relation.key_columns, query.after, strict=True)

@@ -19,7 +19,7 @@ async def open_strangers(path: Path, settings: Settings) -> Connections:
     A file with a write-ahead log wants to be opened with two files beside it. Where these cannot be
     made, as on a file system that is read-only, nobody can write either, and SQLite is told so.
     """
-    address = "file:" + quote(str(path.absolute())) + "?mode=ro"
+    address = f"file:{quote(str(path))}?mode=ro"
     fault = await _try(path, settings, address)
     if isinstance(fault, StoreError) and not log_of(path).exists():
         connections = await _try(path, settings, address + "&immutable=1")

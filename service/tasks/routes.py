@@ -1,7 +1,6 @@
-"""Single tasks and short lists: on disk before they are answered, bounded like a page."""
+"""The routes of single tasks: on the disk before they are answered."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -10,21 +9,22 @@ from pydantic_core import to_json
 
 from ..errors import InvalidError, RefusedError, WeirError
 from ..settings import KIB, Settings
-from ..stores import Store
-from ..stream.large_rows import LargeRows
-from ..table import Cursor, Extent, Format, Page, Query, Task
-from .authentication import Token
-from .connections import Connection
-from .parameters import (
-    ListParameters,
-    Parameters,
+from ..web.authentication import Scope, Token
+from ..web.connections import Connection, sent
+from ..web.lists import JSON_TYPE
+from ..web.places import place
+from ..web.routes import Route
+from .bodies import (
+    TASKS_A_POST,
+    ChangesBody,
+    StoredTask,
+    TaskBody,
     parse_changes,
     parse_id,
     parse_new_tasks,
 )
-from .places import place
+from .model import Task, TaskStore
 
-JSON_TYPE = "application/json"
 SMALL_BODY_BYTES = 8 * KIB
 """Longest body that needs no place: its connection holds as much of it anyway."""
 RETRY_SECONDS = 1
@@ -34,53 +34,17 @@ RETRY_SECONDS = 1
 class Tasks:
     """The routes of single tasks."""
 
-    def __init__(
-        self, store: Store, settings: Settings, large_rows: LargeRows, places: int
-    ) -> None:
+    def __init__(self, store: TaskStore, settings: Settings, places: int) -> None:
         self._store = store
         self._settings = settings
-        self._large_rows = large_rows
         self._places = asyncio.Semaphore(places)  # for request bodies
 
-    async def list(
-        self, request: web.Request, token: Token, parameters: ListParameters
-    ) -> web.StreamResponse:
-        """`GET /tasks`: one page of lines, joined into an array."""
-        extent = await self._store.extent(latest=True)
-        query = Query(Format.NDJSON, until=extent.last_id, since=extent.last_seq)
-        cursor: Cursor | None = Cursor(parameters.after, parameters.limit, parameters.limit)
-        while cursor is not None:
-            pages = await self._store.read_pages(query, cursor, 1)
-            if not pages:
-                return await self._list_one(request, query, cursor, extent)
-            if pages[0].rows:
-                return _list(pages[0], extent)
-            cursor = pages[0].next_cursor  # a gap in the ids makes an empty page
-        return _list(None, extent)
-
-    async def _list_one(
-        self, request: web.Request, query: Query, cursor: Cursor, extent: Extent
-    ) -> web.StreamResponse:
-        """A list of one task longer than a page, whose memory is paid for until it is sent."""
-        connection = request.protocol
-        assert isinstance(connection, Connection)
-        share = await self._large_rows.take(connection.flow)
-        try:
-            page = await self._store.read_row(query, cursor)
-            return await self._sent(request, _list(page, extent))
-        finally:
-            share.end()
-
-    async def read(
-        self, request: web.Request, token: Token, parameters: Parameters
-    ) -> web.StreamResponse:
+    async def read(self, request: web.Request, token: Token) -> web.StreamResponse:
         """`GET /tasks/{id}`"""
         task = await self._store.read(parse_id(request.match_info["id"]))
         return _answer(_members(task))
 
-    async def create(
-        self, request: web.Request, token: Token, parameters: Parameters
-    ) -> web.StreamResponse:
+    async def create(self, request: web.Request, token: Token) -> web.StreamResponse:
         """`POST /tasks`"""
         async with self._body(request) as body:
             return await self._sent(request, await self._create(body))
@@ -94,18 +58,14 @@ class Tasks:
         place: dict[str, str] = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
         return _answer(stored[0], 201, place)
 
-    async def update(
-        self, request: web.Request, token: Token, parameters: Parameters
-    ) -> web.StreamResponse:
+    async def update(self, request: web.Request, token: Token) -> web.StreamResponse:
         """`PATCH /tasks/{id}`"""
         task_id = parse_id(request.match_info["id"])
         async with self._body(request) as body:
             task = await self._store.update(task_id, parse_changes(body))
             return await self._sent(request, _answer(_members(task)))
 
-    async def delete(
-        self, request: web.Request, token: Token, parameters: Parameters
-    ) -> web.StreamResponse:
+    async def delete(self, request: web.Request, token: Token) -> web.StreamResponse:
         """`DELETE /tasks/{id}`"""
         await self._store.delete(parse_id(request.match_info["id"]))
         return web.Response(status=204)
@@ -138,20 +98,8 @@ class Tasks:
             yield await self._read_body(request)
 
     async def _sent(self, request: web.Request, response: web.Response) -> web.Response:
-        """The response once the kernel has all of it; a client that does not take it is dropped.
-
-        What was stored stays stored. Without an end to it, a few clients could keep all places.
-        """
-        try:
-            async with asyncio.timeout(self._settings.body_timeout):
-                await response.prepare(request)
-                await response.write_eof()
-        except TimeoutError:
-            connection = request.protocol
-            assert isinstance(connection, Connection)
-            connection.flow.abort()
-            raise ConnectionResetError("the client did not take its answer") from None
-        return response
+        """The response once it is sent. What was stored stays stored if it cannot be."""
+        return await sent(request, response, self._settings.body_timeout)
 
     async def _read_body(self, request: web.Request) -> bytes:
         patience = self._settings.body_timeout
@@ -175,15 +123,6 @@ class Tasks:
             ) from None
 
 
-def _list(page: Page | None, extent: Extent) -> web.Response:
-    """The lines of a page as one JSON document; none when there are no tasks."""
-    lines = bytes(page.data).splitlines() if page else []  # no line has a newline inside
-    last = json.loads(lines[-1])["id"] if lines else None
-    following = json.dumps(last if last and int(last) < extent.last_id else None)
-    body = b'{"tasks":[' + b",".join(lines) + b'],"next":' + following.encode() + b"}"
-    return web.Response(body=body, content_type=JSON_TYPE)
-
-
 def _members(task: Task) -> dict[str, str | int]:
     """A task as JSON shows it: the id is a string, so that JavaScript keeps its 64 bits."""
     task_id, title, priority, status = task
@@ -193,3 +132,62 @@ def _members(task: Task) -> dict[str, str | int]:
 def _answer(body: object, status: int = 200, headers: Mapping[str, str] = {}) -> web.Response:
     text = to_json(body)  # several times as fast as `json`: there may be a thousand tasks
     return web.Response(body=text, status=status, headers=headers, content_type=JSON_TYPE)
+
+
+BODY_PROBLEMS = (
+    "bad_request",
+    "invalid_json",
+    "body_timeout",
+    "body_too_large",
+    "media_type_unsupported",
+    "invalid_task",
+    "writes_exhausted",
+    "store_unavailable",
+)
+
+
+def task_routes(tasks: Tasks) -> list[Route]:
+    """The routes of single tasks; lists and streams are those of every table."""
+    read, write = Scope.READ, Scope.WRITE
+    return [
+        Route(
+            "POST",
+            "/tasks",
+            "Store one task, or an array of up to 1,000: all or none",
+            tasks.create,
+            write,
+            body=TaskBody,
+            many=TASKS_A_POST,
+            status=201,
+            answer=StoredTask,
+            problems=BODY_PROBLEMS,
+        ),
+        Route(
+            "GET",
+            "/tasks/{id}",
+            "One task",
+            tasks.read,
+            read,
+            answer=StoredTask,
+            problems=("invalid_id", "task_not_found", "store_unavailable", "row_too_large"),
+        ),
+        Route(
+            "PATCH",
+            "/tasks/{id}",
+            "Change one task",
+            tasks.update,
+            write,
+            body=ChangesBody,
+            answer=StoredTask,
+            problems=("invalid_id", "task_not_found", *BODY_PROBLEMS),
+        ),
+        Route(
+            "DELETE",
+            "/tasks/{id}",
+            "Delete one task",
+            tasks.delete,
+            write,
+            status=204,
+            problems=("invalid_id", "task_not_found", "store_unavailable"),
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""What a client may ask, and what it may send: checked here, before anything is done."""
+"""What a client may send of a task: checked here, before anything is done."""
 
 import re
 from collections.abc import Mapping
@@ -16,31 +16,18 @@ from pydantic import (
 )
 
 from ..errors import InvalidError
-from ..table import (
+from .model import (
     DEFAULT_STATUS,
     ID_HIGHEST,
     PRIORITY_HIGHEST,
     PRIORITY_LOWEST,
     TITLE_CHARACTERS,
-    Cursor,
-    Extent,
-    Format,
     NewTask,
-    Query,
 )
 
 Status = Literal["pending", "in-progress", "completed"]
 TASKS_A_POST = 1_000
 """Most tasks in one POST: some MB of text at the most, and one transaction."""
-ROWS_A_LIST = 1_000
-"""Most tasks in one JSON page; fewer when they would be longer than a page is."""
-
-
-def _whole_number(value: object) -> object:
-    """int() would also take ' 1 ', '1_0', '+1' and other scripts' digits."""
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,20}", value):
-        raise ValueError("is not a whole number")
-    return value
 
 
 def _integer(value: object) -> object:
@@ -50,99 +37,8 @@ def _integer(value: object) -> object:
     return value
 
 
-def _one_of(value: object) -> object:
-    if isinstance(value, str):
-        return value.split(",")
-    return value
-
-
-def _distinct(columns: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(columns)) < len(columns):
-        raise ValueError("names a column twice")
-    return columns
-
-
-Whole = BeforeValidator(_whole_number)
 Priority = Annotated[int, Field(ge=PRIORITY_LOWEST, le=PRIORITY_HIGHEST)]
 PriorityOfTask = Annotated[Priority, BeforeValidator(_integer)]
-# Bounds stand before what looks at the text: behind it the JSON schema would not have them.
-Id = Annotated[int, Field(ge=0, le=ID_HIGHEST), Whole]
-Columns = Annotated[
-    tuple[Literal["id", "title", "priority", "status"], ...],
-    BeforeValidator(_one_of),
-    AfterValidator(_distinct),
-    Field(min_length=1),
-]
-
-
-class Parameters(BaseModel):
-    """No parameters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ListParameters(Parameters):
-    """Of `GET /tasks`."""
-
-    after: Id = Field(0, description="only tasks with a higher id")
-    limit: Annotated[int, Field(ge=1, le=ROWS_A_LIST), Whole] = Field(
-        100, description="most tasks; a page may hold fewer"
-    )
-
-
-class NdjsonParameters(Parameters):
-    """Of `GET /tasks/stream.ndjson`."""
-
-    columns: Columns = Field(
-        ("id", "title", "priority", "status"),
-        description="which, in which order, separated by commas",
-    )
-    status: Status | None = Field(None, description="only tasks of this status")
-    min_priority: Annotated[Priority, Whole] | None = Field(None, description="and above")
-    max_priority: Annotated[Priority, Whole] | None = Field(None, description="and below")
-    after: Id = Field(0, description="only higher ids: resume behind the last one you have")
-    limit: Annotated[int, Field(ge=1, le=ID_HIGHEST), Whole] | None = Field(
-        None, description="most tasks"
-    )
-
-    @model_validator(mode="after")
-    def _range(self) -> "NdjsonParameters":
-        if (self.min_priority or PRIORITY_LOWEST) > (self.max_priority or PRIORITY_HIGHEST):
-            raise ValueError("min_priority is above max_priority")
-        return self
-
-    @property
-    def format(self) -> Format:
-        return Format.NDJSON
-
-    @property
-    def cursor(self) -> Cursor:
-        return Cursor(self.after, self.limit)
-
-    def query(self, extent: Extent) -> Query:
-        return Query(
-            self.format,
-            self.columns,
-            self.status,
-            self.min_priority,
-            self.max_priority,
-            until=extent.last_id,
-            since=extent.last_seq,
-        )
-
-
-class CsvParameters(NdjsonParameters):
-    """Of `GET /tasks/export.csv`."""
-
-    header: Literal["true", "false"] = Field("true", description="whether to name the columns")
-    dialect: Literal["standard", "excel"] = Field(
-        "standard",
-        description="excel: byte order mark, CRLF, and ' before what would run as a formula",
-    )
-
-    @property
-    def format(self) -> Format:
-        return Format.EXCEL if self.dialect == "excel" else Format.CSV
 
 
 def _title(title: str) -> str:
@@ -152,6 +48,15 @@ def _title(title: str) -> str:
 
 
 Title = Annotated[str, Field(min_length=1, max_length=TITLE_CHARACTERS), AfterValidator(_title)]
+
+
+class StoredTask(BaseModel):
+    """A stored task; the id is a string, so that 64 bits survive JavaScript."""
+
+    id: str
+    title: Title
+    priority: Priority
+    status: Status
 
 
 class TaskBody(BaseModel):
@@ -188,28 +93,6 @@ class ChangesBody(BaseModel):
 
 TaskList = Annotated[list[TaskBody], Field(min_length=1, max_length=TASKS_A_POST)]
 _TASK, _TASKS, _CHANGES = TypeAdapter(TaskBody), TypeAdapter(TaskList), TypeAdapter(ChangesBody)
-
-M = TypeVar("M", bound=Parameters)
-
-
-def parse_parameters(model: type[M], pairs: list[tuple[str, str]]) -> M:
-    """The query string as `model`; InvalidError names each parameter that is wrong."""
-    values: dict[str, str] = {}
-    for name, value in pairs:
-        if name in values:
-            raise InvalidError(
-                f"parameter {name!r} is given twice",
-                code="invalid_parameter",
-                hint="give each parameter once",
-            )
-        values[name] = value
-    try:
-        return model.model_validate(values)
-    except ValidationError as fault:
-        known = ", ".join(model.model_fields) or "none"
-        raise _invalid(
-            fault, "invalid_parameter", f"the parameters of this route are: {known}"
-        ) from None
 
 
 def parse_id(text: str) -> int:

@@ -1,0 +1,55 @@
+"""Which relations a request may know of: those that are served and that its token may read."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from ..engines import Engine
+from ..errors import InvalidError, NotFoundError
+from ..relation import Relation
+from .authentication import Token
+
+
+class Relations:
+    """The catalogue, as each token sees it."""
+
+    def __init__(self, engine: Engine, served: Sequence[str]) -> None:
+        """served: patterns of addresses; all are served if there is none."""
+        self._engine = engine
+        self._served = served or ("*",)
+
+    async def of(self, token: Token) -> list[Relation]:
+        """Those that the token may read, in the order of their addresses."""
+        found = await self._engine.relations()
+        return [found[address] for address in sorted(found) if self._may(token, address)]
+
+    async def find(self, token: Token, address: str) -> Relation:
+        """The relation of this address; NotFoundError when there is none, or not for this token.
+
+        What a token may not read looks like what is not there: names tell much.
+        """
+        relation = (await self._engine.relations()).get(address)
+        if relation is None or not self._may(token, address):
+            raise NotFoundError(
+                f"there is no table {address[:100]!r}",
+                hint="GET /tables lists those that there are",
+                code="table_not_found",
+            )
+        return relation
+
+    def _may(self, token: Token, address: str) -> bool:
+        return _matches(address, self._served) and _matches(address, token.tables)
+
+
+def _matches(address: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(address, pattern) for pattern in patterns)
+
+
+def with_key(relation: Relation) -> Relation:
+    """The relation; InvalidError when no key orders its rows, so that it cannot be streamed."""
+    if relation.key is None:
+        raise InvalidError(
+            f"{relation.address} has no key, so no order in which its rows could be streamed",
+            code="no_key",
+            hint=relation.no_key,
+        )
+    return relation

@@ -1,5 +1,6 @@
 """The database that the service was told to use: ours, with tasks in it, or a stranger's."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from .engines import Engine
@@ -14,9 +15,12 @@ class Database:
 
     engine: Engine
     tasks: TaskStore | None
+    close_tasks: Callable[[], Awaitable[None]] | None = None
 
     async def close(self) -> None:
         """Finish what is running and let go of it."""
+        if self.close_tasks is not None:
+            await self.close_tasks()
         await self.engine.close()
 
 
@@ -79,4 +83,24 @@ def _keys(settings: Settings) -> dict[str, tuple[str, ...]]:
 
 
 async def _open_postgres(settings: Settings) -> Database:
-    raise NotImplementedError
+    from .engines.postgres.catalogue import PostgresCatalogue
+    from .engines.postgres.engine import PostgresEngine
+    from .engines.postgres.servers import Servers
+    from .engines.postgres.strangers import Strangers
+    from .tasks import postgres as ours
+    from .tasks.postgres_schema import Ours, is_strangers
+
+    origin = Strangers() if await is_strangers(settings.database) else Ours()
+    servers = Servers(settings, origin)
+    try:
+        await servers.open()
+        if isinstance(origin, Strangers):
+            catalogue = PostgresCatalogue(servers, _keys(settings))
+            return Database(PostgresEngine(servers, catalogue, settings, origin), None)
+        store = ours.PostgresTasks(servers, settings)
+        await store.open()
+    except BaseException:
+        await servers.close()
+        raise
+    engine = PostgresEngine(servers, ours.OurCatalogue(servers), settings, origin)
+    return Database(engine, store, store.close)

@@ -50,7 +50,7 @@ class Key:
 
     columns: tuple[str, ...]
     source: str
-    terms: tuple[str, ...]
+    terms: tuple[str, ...] = ()
     access: str = ""
 
 

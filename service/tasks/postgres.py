@@ -10,15 +10,20 @@ lock, so they come in that order, too. The price: transactions that write commit
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy as Connection
 
+from ..engines.postgres.catalogue import PostgresCatalogue
 from ..engines.postgres.server import Server
 from ..engines.postgres.servers import Servers
+from ..engines.postgres.tables import PostgresRelation
+from ..query import Format
+from ..relation import Relation
 from ..settings import Settings
-from .model import NewTask, Task, not_found
+from .model import ADDRESS, COLUMNS, IN_CSV, IN_JSON, TABLE, NewTask, Task, not_found
 from .postgres_schema import Ours
 
 WRITERS = 2
@@ -31,6 +36,37 @@ _TICK_FOR_TASK = (
     "UPDATE clock SET seq = seq + 1 WHERE EXISTS (SELECT FROM task WHERE id = $1) RETURNING seq"
 )
 _COLUMNS = "id, title, priority, status"
+
+
+class OurCatalogue:
+    """The table of tasks alone, as streams see it."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._found = PostgresCatalogue(servers)
+        self._table: PostgresRelation | None = None
+        self._relations: Mapping[str, Relation] = {}
+
+    async def relations(self) -> Mapping[str, Relation]:
+        table = (await self._found.relations()).get(TABLE)
+        if table is not self._table:
+            self._table = table
+            self._relations = {} if table is None else {ADDRESS: _as_streamed(table)}
+        return self._relations
+
+
+def _as_streamed(table: PostgresRelation) -> PostgresRelation:
+    """The table without the columns that are ours alone; its id is a string, as in the tutorial."""
+    return replace(
+        table,
+        address=ADDRESS,
+        columns=tuple(table.column(name) for name in COLUMNS),
+        plain={
+            Format.CSV: f"special & {IN_CSV} = 0",
+            Format.NDJSON: f"special & {IN_JSON} = 0",
+        },
+        string_keys=True,
+        counted=True,
+    )
 
 
 class PostgresTasks:

@@ -5,6 +5,7 @@ from typing import Any
 
 import asyncpg
 
+from ..engines.postgres.server import first_connection
 from ..errors import ConfigurationError
 from .model import (
     COLUMNS,
@@ -81,6 +82,15 @@ SELECT
         ORDER BY 1 LIMIT 3
     )
 """
+
+
+async def is_strangers(address: str) -> bool:
+    """Whether a database has tables and none of ours, and so is only read."""
+    async with first_connection(address) as connection:
+        found = await connection.fetchrow(_WHAT_IS_THERE, list(TABLES))
+        assert found is not None  # an aggregate always gives a row
+        there, others = found
+        return bool(others) and "weir_schema" not in there
 
 
 class Ours:

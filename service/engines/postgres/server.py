@@ -1,10 +1,10 @@
 """One PostgreSQL server: its connections, whether it answers, how far it has come."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -12,6 +12,8 @@ from asyncpg.pool import PoolConnectionProxy
 
 from ...errors import ConfigurationError, StoreError
 from ...settings import Settings, without_password
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 """How long a connection may take to be made."""
@@ -25,7 +27,7 @@ TRANSACTION_SECONDS = 60
 UNREACHABLE = "unreachable"
 """Code of the ConfigurationError for a server that may be there later."""
 
-_AWAY = (
+AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
@@ -50,6 +52,15 @@ def address_name(address: str) -> str:
         parts = urlsplit(without_password(address))
         return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path or '/'}"
     return without_password(address)
+
+
+class Reads(Protocol):
+    """Whoever finds a server that can be read from."""
+
+    async def read(
+        self, work: Callable[[PoolConnectionProxy], Awaitable[T]], *, primary: bool = False
+    ) -> T:
+        """What `work` returns on the first server that gives it. `work` may be called again."""
 
 
 class Origin(Protocol):
@@ -117,7 +128,7 @@ class Server:
 
     async def close(self) -> None:
         self._forget_watcher()
-        with suppress(*_AWAY):  # it may never have been opened, too
+        with suppress(*AWAY):  # it may never have been opened, too
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await self._pool.close()
@@ -139,7 +150,7 @@ class Server:
                 raise
             finally:
                 await self._pool.release(connection)
-        except _AWAY as fault:
+        except AWAY as fault:
             hint = "is PostgreSQL running, and not overloaded? Its log says more"
             raise AwayError(f"{self.name}: {_message(fault)}", hint=hint) from fault
         except asyncpg.PostgresError as fault:
@@ -219,7 +230,23 @@ _COMMON = {
     # Whoever waited for the clock has to see what it shows by then, whatever the default.
     "default_transaction_isolation": "read committed",
 }
+PINS = {
+    # What changes the text of a value.
+    "datestyle": "ISO, YMD",
+    "timezone": "UTC",
+    "intervalstyle": "iso_8601",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "lc_monetary": "C",
+    "xmlbinary": "base64",
+    "standard_conforming_strings": "on",
+    # The key's index is the one way to the rows: the planner cannot know how few they are.
+    "enable_sort": "off",
+    "enable_incremental_sort": "off",
+}
+"""Settings of each session that reads, beside those that all of them have."""
 _READING = {
+    **PINS,
     "default_transaction_read_only": "on",
     # One way is left to find a range of ids: along the index, in their order. The planner
     # cannot know how few they are, and would sort, or compile, or start helpers.
@@ -288,7 +315,7 @@ async def first_connection(address: str) -> AsyncIterator[asyncpg.Connection]:
             f"{name}: {_message(fault)}",
             hint="GRANT CREATE ON SCHEMA public lets its user make the tables",
         ) from None
-    except (*_AWAY, asyncpg.PostgresError) as fault:
+    except (*AWAY, asyncpg.PostgresError) as fault:
         raise ConfigurationError(
             f"{name}: {_message(fault)}", hint="PostgreSQL's log says more"
         ) from None

@@ -1,0 +1,1 @@
+"""Tables of any PostgreSQL database: which there are, and their rows as lines, by COPY."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 from bench_servers import AUTHORIZATION, Server
 from soak_files import CSV, NDJSON, Expected, Row, check, digest_of, versioned
 
-from service.generate import tasks as made_up
+from service.tasks.generate import tasks as made_up
 
 GENERATE_SEED = 1
 WRITES_A_SECOND = 20

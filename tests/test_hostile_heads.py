@@ -27,7 +27,7 @@ LOOKS = 10
 
 def get(path: str, *headers: bytes) -> bytes:
     """A GET without a token."""
-    return b"\r\n".join([f"GET {path} HTTP/1.1".encode(), b"Host: x", *headers, b"", b""])
+    return b"\r\n".join([f"GET {path} HTTP/1.1".encode(), b"Host: localhost", *headers, b"", b""])
 
 
 def short(count: int, value: bytes = b"v") -> list[bytes]:
@@ -127,8 +127,8 @@ REFUSED = {
     "many short headers": (request("GET /tasks", *[b"X: "] * 70), TOO_LARGE),
     "head without an end": (request("GET /tasks", b"X: " + b"a" * 9_000)[:-4], TOO_LARGE),
     "wide text": (request("GET /tasks", "X: \N{PARTY POPPER}".encode() + b"a" * 3_000), TOO_LARGE),
-    "bare line feeds": (b"GET /healthz HTTP/1.1\nHost: x\n\n" * 3, BAD),
-    "a bare line feed at the end": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\n" * 3, BAD),
+    "bare line feeds": (b"GET /healthz HTTP/1.1\nHost: localhost\n\n" * 3, BAD),
+    "a bare line feed at the end": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\n" * 3, BAD),
     "chunk that never comes": (
         request("POST /tasks", IS_JSON, b"Transfer-Encoding: chunked") + b"1;" + b"e" * 20_000,
         BAD,

@@ -13,7 +13,16 @@ import pytest
 from service.settings import KIB
 from service.stream.bound import REQUEST_BYTES
 from simulator.probe import memory
-from tests.conftest import AUTHORIZATION_LINE, TOKEN, Process, Running, StartProcess, StartService
+from tests.conftest import (
+    AUTHORIZATION_LINE,
+    TOKEN,
+    Process,
+    Running,
+    StartProcess,
+    StartService,
+    small_reader,
+    until,
+)
 from tests.test_bad_input import BAD, IS_JSON, TOO_LARGE, check, raw, request
 
 CONNECTIONS = 150
@@ -46,7 +55,7 @@ BLOCKED = get("/openapi.json") * 2
 SPACE = zlib.compressobj(9, zlib.DEFLATED, 31)
 GZIP = SPACE.compress(b"[" + b" " * 1_990_000) + SPACE.flush()
 """1,979 bytes that inflate to 1.99 MB."""
-MANY = b"[%s]" % b",".join([b'{"title":"a","priority":1}'] * 300)
+MANY = b"[%s]" % b",".join([b'{"title":"a","priority":1}'] * 150)
 """As many tasks as a body has room for that needs no place."""
 
 ATTACKS = {
@@ -69,7 +78,7 @@ ATTACKS = {
     + GZIP[:-4],
     "answers to small bodies": post(
         AUTHORIZATION_LINE.encode(), IS_JSON, b"Content-Length: %d" % len(MANY)
-    ).join([b"", *[MANY] * 6]),
+    ).join([b"", *[MANY] * 12]),
 }
 
 
@@ -121,6 +130,13 @@ def test_a_connection_costs_what_the_bound_counts(spawn: StartProcess, sent: byt
     with attackers(service, CONNECTIONS, sent):
         cost = (dirty(service) - before) / CONNECTIONS
     assert cost < REQUEST_BYTES, f"{cost / KIB:.0f} KiB for each connection"
+
+
+async def test_who_takes_no_answer_is_dropped_like_an_idle_one(start: StartService) -> None:
+    """A long answer that nobody reads holds its connection no longer than the head timeout."""
+    service = await start(head_timeout=0.5, stall_timeout=2)
+    with small_reader(service.port, BLOCKED) as client:
+        await until(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0)
 
 
 REFUSED = {

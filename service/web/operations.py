@@ -12,7 +12,6 @@ from aiohttp import hdrs, web
 from ..errors import RefusedError
 from ..memory import process_memory
 from ..metrics import CONTENT_TYPE, Metrics
-from ..settings import KIB
 from ..stores import Store
 from ..stream.admission import RETRY_SECONDS, Admission
 from ..team import Team
@@ -23,8 +22,6 @@ from .streams import StreamsOfAll
 from .tasks import JSON_TYPE
 
 PAGE = files(__package__).joinpath("index.html").read_text("utf-8")
-PIECE_BYTES = 8 * KIB
-"""Bytes of the description that are written in one go: whoever does not read it holds no more."""
 
 
 class Operations:
@@ -56,18 +53,7 @@ class Operations:
         self, request: web.Request, token: Token | None, parameters: Parameters
     ) -> web.StreamResponse:
         """`GET /openapi.json`"""
-        connection, text = request.protocol, self._described
-        assert isinstance(connection, Connection)
-        if request.method == hdrs.METH_HEAD:
-            return web.Response(body=text, content_type=JSON_TYPE)
-        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: JSON_TYPE})
-        response.content_length = len(text)
-        await response.prepare(request)
-        for start in range(0, len(text), PIECE_BYTES):
-            await connection.flow.room()
-            await response.write(text[start : start + PIECE_BYTES])
-        await response.write_eof()
-        return response
+        return web.Response(body=self._described, content_type=JSON_TYPE)
 
     @cached_property
     def _described(self) -> bytes:

@@ -25,8 +25,9 @@ from .parameters import (
 from .places import place
 
 JSON_TYPE = "application/json"
-SMALL_BODY_BYTES = 8 * KIB
-"""Longest body that needs no place: its connection holds as much of it anyway."""
+SMALL_BODY_BYTES = 4 * KIB
+"""Longest body that needs no place: of the shortest tasks it holds 150, which with their answer
+take some 30 KiB, as much as a connection may."""
 RETRY_SECONDS = 1
 """What `Retry-After` says when all places for a request body are taken."""
 
@@ -137,21 +138,19 @@ class Tasks:
         async with place(self._places, self._settings.body_timeout, refusal):
             yield await self._read_body(request)
 
-    async def _sent(self, request: web.Request, response: web.Response) -> web.Response:
+    async def _sent(self, request: web.Request, response: web.Response) -> web.StreamResponse:
         """The response once the kernel has all of it; a client that does not take it is dropped.
 
         What was stored stays stored. Without an end to it, a few clients could keep all places.
         """
+        connection = request.protocol
+        assert isinstance(connection, Connection)
         try:
             async with asyncio.timeout(self._settings.body_timeout):
-                await response.prepare(request)
-                await response.write_eof()
+                return await connection.send(request, response)
         except TimeoutError:
-            connection = request.protocol
-            assert isinstance(connection, Connection)
             connection.flow.abort()
             raise ConnectionResetError("the client did not take its answer") from None
-        return response
 
     async def _read_body(self, request: web.Request) -> bytes:
         patience = self._settings.body_timeout

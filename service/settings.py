@@ -52,7 +52,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    database: str = Field("sqlite:///weir.db", description="where the tasks live")
+    database: str = Field("sqlite:///weir.db", description="where the tables are")
     read_database: tuple[str, ...] = Field(
         (), description="a PostgreSQL replica that streams are read from; may be given repeatedly"
     )

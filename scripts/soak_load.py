@@ -15,9 +15,8 @@ from time import monotonic
 from typing import Any, NamedTuple, Self
 
 from bench_servers import AUTHORIZATION, Server
-from soak_files import CSV, NDJSON, Expected, Row, check, digest_of, versioned
-
 from service.generate import tasks as made_up
+from soak_files import CSV, NDJSON, Expected, Row, check, digest_of, versioned
 
 GENERATE_SEED = 1
 WRITES_A_SECOND = 20

@@ -18,6 +18,7 @@ from statistics import median
 from time import perf_counter, sleep
 from typing import Any
 
+import _checkout  # noqa: F401
 import click
 import psutil
 from bench_frame import LOOK_SECONDS, QUICK, Bench, Found, Goal, Sizes, nobody_left, stall, verdict

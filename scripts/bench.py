@@ -18,12 +18,14 @@ from statistics import median
 from time import perf_counter, sleep
 from typing import Any
 
+import _checkout  # noqa: F401
 import click
 import psutil
 from bench_frame import LOOK_SECONDS, QUICK, Bench, Found, Goal, Sizes, nobody_left, stall, verdict
 from bench_memory import scale, stalled
 from bench_postgres import postgresql, workers
 from bench_servers import CSV, NDJSON, QUERY, download, fetch, run, time_to_body, to_nowhere
+from bench_tables import tables
 from rich.console import Console
 from rich.table import Table
 
@@ -136,6 +138,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Found]] = {
     "stalled": stalled,
     "postgresql": postgresql,
     "workers": workers,
+    "tables": tables,
 }
 
 

@@ -169,11 +169,11 @@ def nobody_left(server: Server) -> None:
 
 @contextmanager
 def stall(
-    server: Server, readers: int, receive_buffer: int = 4096, first: int = 0
+    server: Server, readers: int, receive_buffer: int = 4096, first: int = 0, *, path: str = CSV
 ) -> Iterator[FleetProcess]:
     """Readers that have stopped, from the first byte or after so many bytes."""
     mix = parse_mix(f"read-then-stall:first={first}" if first else "stall")
-    asking = Asking(server.url + CSV, (AUTHORIZATION,), mix, receive_buffer=receive_buffer)
+    asking = Asking(server.url + path, (AUTHORIZATION,), mix, receive_buffer=receive_buffer)
     with FleetProcess(asking) as fleet:
         fleet.reach(readers)
         yield fleet

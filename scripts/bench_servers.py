@@ -112,10 +112,12 @@ def to_nowhere(command: Sequence[str]) -> float:
     return perf_counter() - start
 
 
-def time_to_body(server: Server) -> float:
+def time_to_body(server: Server, path: str = CSV) -> float:
     start = perf_counter()
     with socket.create_connection(("127.0.0.1", server.port), timeout=START_SECONDS) as client:
-        client.sendall(f"GET {CSV} HTTP/1.1\r\nHost: localhost\r\n{AUTHORIZATION}\r\n\r\n".encode())
+        client.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{AUTHORIZATION}\r\n\r\n".encode()
+        )
         answer = b""
         while not answer.partition(b"\r\n\r\n")[2]:
             piece = client.recv(65_536)

@@ -23,6 +23,7 @@ from statistics import median_low
 from time import monotonic, sleep
 from typing import Never
 
+import _checkout  # noqa: F401
 import click
 import psutil
 from bench_servers import AUTHORIZATION, STOP_SECONDS, Server, run

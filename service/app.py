@@ -87,7 +87,7 @@ async def serve(settings: Settings, reload: asyncio.Event | None = None) -> Asyn
     tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
     database = await open_database(settings)
     try:
-        settings, bound = await fit(settings)
+        settings, bound = await fit(database.settings)
         (listener,) = listen(settings)
         async with serving(
             settings, bound, database, tokens, listener=listener, team=Team()

@@ -11,8 +11,12 @@ from .tasks.model import TaskStore
 
 @dataclass(frozen=True)
 class Database:
-    """An open database. tasks: None where it is a stranger's, which is only read."""
+    """An open database. tasks: None where it is a stranger's, which is only read.
 
+    settings: what it was told to be opened with, and what follows from whose it is.
+    """
+
+    settings: Settings
     engine: Engine
     tasks: TaskStore | None
     close_tasks: Callable[[], Awaitable[None]] | None = None
@@ -54,10 +58,12 @@ async def _open_sqlite(settings: Settings) -> Database:
     from .tasks import sqlite as ours
 
     path = path_of(settings.database)
-    if await ours.is_strangers(path):
+    strangers = await ours.is_strangers(path)
+    settings = settings.of_database(ours=not strangers)
+    if strangers:
         connections = await open_strangers(path, settings)
         catalogue = FoundCatalogue(_keys(settings))
-        return Database(SQLiteEngine(connections, settings, catalogue), None)
+        return Database(settings, SQLiteEngine(connections, settings, catalogue), None)
     connections = ours.connections_of(path, settings)
     store = ours.SQLiteTasks(connections, settings)
     try:
@@ -66,7 +72,7 @@ async def _open_sqlite(settings: Settings) -> Database:
         await connections.close()
         raise
     engine = SQLiteEngine(connections, settings, FixedCatalogue([ours.RELATION]), ours.CLOCK)
-    return Database(engine, store)
+    return Database(settings, engine, store)
 
 
 def _keys(settings: Settings) -> dict[str, tuple[str, ...]]:
@@ -91,16 +97,18 @@ async def _open_postgres(settings: Settings) -> Database:
     from .tasks.postgres_schema import Ours, is_strangers
 
     origin = Strangers() if await is_strangers(settings.database) else Ours()
+    settings = settings.of_database(ours=isinstance(origin, Ours))
     servers = Servers(settings, origin)
     try:
         await servers.open()
         if isinstance(origin, Strangers):
             catalogue = PostgresCatalogue(servers, _keys(settings))
-            return Database(PostgresEngine(servers, catalogue, settings, origin), None)
+            engine = PostgresEngine(servers, catalogue, settings, origin)
+            return Database(settings, engine, None)
         store = ours.PostgresTasks(servers, settings)
         await store.open()
     except BaseException:
         await servers.close()
         raise
     engine = PostgresEngine(servers, ours.OurCatalogue(servers), settings, origin)
-    return Database(engine, store, store.close)
+    return Database(settings, engine, store, store.close)

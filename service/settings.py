@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
+TASK_BYTES, ROW_BYTES = ByteSize(16 * KIB), ByteSize(16 * MIB)
+"""Most bytes in a row unless somebody says otherwise: of tasks, and of other tables."""
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -50,7 +52,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    database: str = Field("sqlite:///weir.db", description="where the tasks live")
+    database: str = Field("sqlite:///weir.db", description="where the tables are")
     read_database: tuple[str, ...] = Field(
         (), description="a PostgreSQL replica that streams are read from; may be given repeatedly"
     )
@@ -84,10 +86,10 @@ class Settings(BaseModel):
         description="most bytes in a page, the unit that is read and sent: what a slow reader "
         "costs grows with it, the work for each byte shrinks with it",
     )
-    row_bytes: Annotated[ByteSize, Field(ge=1 * KIB, le=64 * MIB)] = Field(
-        ByteSize(16 * KIB),
-        description="most bytes in one encoded row; the longest legal one has 12,064, and a "
-        "longer one, put there by another program, ends the stream as a failure",
+    row_bytes: Annotated[ByteSize, Field(ge=0, le=64 * MIB)] = Field(
+        ByteSize(0),
+        description="most bytes in one encoded row; a longer one ends the stream as a failure. 0 "
+        "is 16KiB for tasks, the longest of which has 12,064 bytes, and 16MiB for other tables",
     )
     large_row_bytes: Annotated[ByteSize, Field(ge=1 * KIB)] = Field(
         ByteSize(64 * MIB),
@@ -165,6 +167,12 @@ class Settings(BaseModel):
     grace: Seconds = Field(
         20, description="seconds that streams get to finish after SIGTERM, then they break"
     )
+
+    def of_database(self, *, ours: bool) -> "Settings":
+        """The same for a database with our tasks in it or with other tables: how long a row is."""
+        if self.row_bytes:
+            return self
+        return self.model_copy(update={"row_bytes": TASK_BYTES if ours else ROW_BYTES})
 
     @property
     def shown_database(self) -> str:

@@ -115,7 +115,7 @@ async def run_workers(
     tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
     database = await open_database(settings)  # makes the tables, or says what is wrong, once
     try:
-        settings, bound = await fit(settings)
+        settings, bound = await fit(database.settings)
     finally:
         await database.close()
     with ExitStack() as stack:

@@ -274,7 +274,7 @@ def request_bytes(path: str, *, token: str = TOKEN, last: bool = False) -> bytes
 
 @contextmanager
 def small_reader(
-    port: int, request: bytes = request_bytes("/tasks/export.csv", last=True)
+    port: int, request: bytes = request_bytes("/tasks/export.csv")
 ) -> Iterator[socket.socket]:
     """A connection with a small receive buffer that has sent `request` and reads nothing yet."""
     with socket.socket() as connection:

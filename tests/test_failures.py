@@ -236,7 +236,7 @@ async def test_a_body_that_is_no_chunk_logs_no_traceback(
     """A body that is not what its head says is the client's fault: told at once, and not logged."""
     service = await start()
     head = (
-        f"POST /tasks HTTP/1.1\r\nHost: x\r\n{HEADER}\r\nContent-Type: application/json\r\n"
+        f"POST /tasks HTTP/1.1\r\nHost: localhost\r\n{HEADER}\r\nContent-Type: application/json\r\n"
         "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
     ).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)

@@ -13,7 +13,16 @@ import pytest
 from service.settings import KIB
 from service.stream.bound import REQUEST_BYTES
 from simulator.probe import memory
-from tests.conftest import AUTHORIZATION_LINE, TOKEN, Process, Running, StartProcess, StartService
+from tests.conftest import (
+    AUTHORIZATION_LINE,
+    TOKEN,
+    Process,
+    Running,
+    StartProcess,
+    StartService,
+    small_reader,
+    until,
+)
 from tests.test_bad_input import BAD, IS_JSON, TOO_LARGE, check, raw, request
 
 CONNECTIONS = 150
@@ -27,7 +36,7 @@ LOOKS = 10
 
 def get(path: str, *headers: bytes) -> bytes:
     """A GET without a token."""
-    return b"\r\n".join([f"GET {path} HTTP/1.1".encode(), b"Host: x", *headers, b"", b""])
+    return b"\r\n".join([f"GET {path} HTTP/1.1".encode(), b"Host: localhost", *headers, b"", b""])
 
 
 def short(count: int, value: bytes = b"v") -> list[bytes]:
@@ -46,7 +55,7 @@ BLOCKED = get("/openapi.json") * 2
 SPACE = zlib.compressobj(9, zlib.DEFLATED, 31)
 GZIP = SPACE.compress(b"[" + b" " * 1_990_000) + SPACE.flush()
 """1,979 bytes that inflate to 1.99 MB."""
-MANY = b"[%s]" % b",".join([b'{"title":"a","priority":1}'] * 300)
+MANY = b"[%s]" % b",".join([b'{"title":"a","priority":1}'] * 150)
 """As many tasks as a body has room for that needs no place."""
 
 ATTACKS = {
@@ -69,7 +78,7 @@ ATTACKS = {
     + GZIP[:-4],
     "answers to small bodies": post(
         AUTHORIZATION_LINE.encode(), IS_JSON, b"Content-Length: %d" % len(MANY)
-    ).join([b"", *[MANY] * 6]),
+    ).join([b"", *[MANY] * 12]),
 }
 
 
@@ -123,12 +132,19 @@ def test_a_connection_costs_what_the_bound_counts(spawn: StartProcess, sent: byt
     assert cost < REQUEST_BYTES, f"{cost / KIB:.0f} KiB for each connection"
 
 
+async def test_who_takes_no_answer_is_dropped_like_an_idle_one(start: StartService) -> None:
+    """A long answer that nobody reads holds its connection no longer than the head timeout."""
+    service = await start(head_timeout=0.5, stall_timeout=2)
+    with small_reader(service.port, BLOCKED) as client:
+        await until(lambda: client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0)
+
+
 REFUSED = {
     "many short headers": (request("GET /tasks", *[b"X: "] * 70), TOO_LARGE),
     "head without an end": (request("GET /tasks", b"X: " + b"a" * 9_000)[:-4], TOO_LARGE),
     "wide text": (request("GET /tasks", "X: \N{PARTY POPPER}".encode() + b"a" * 3_000), TOO_LARGE),
-    "bare line feeds": (b"GET /healthz HTTP/1.1\nHost: x\n\n" * 3, BAD),
-    "a bare line feed at the end": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\n" * 3, BAD),
+    "bare line feeds": (b"GET /healthz HTTP/1.1\nHost: localhost\n\n" * 3, BAD),
+    "a bare line feed at the end": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\n" * 3, BAD),
     "chunk that never comes": (
         request("POST /tasks", IS_JSON, b"Transfer-Encoding: chunked") + b"1;" + b"e" * 20_000,
         BAD,

@@ -14,7 +14,14 @@ import psutil
 import pytest
 
 from service.tasks.generate import tasks
-from tests.conftest import AUTHORIZATION, Process, StartProcess, small_reader, until
+from tests.conftest import (
+    AUTHORIZATION,
+    Process,
+    StartProcess,
+    request_bytes,
+    small_reader,
+    until,
+)
 from tests.databases import EVERY_STORE, SQLITE_ALONE, Database
 
 WORKERS = 3
@@ -64,9 +71,9 @@ def worker_of(service: Process, reader: socket.socket) -> psutil.Process:
     return found
 
 
-def ask_for_export(service: Process, client: ExitStack) -> socket.socket:
-    """A reader with a small window that has asked for the export."""
-    made = client.enter_context(small_reader(service.port))
+def ask_for_export(service: Process, client: ExitStack, last: bool = False) -> socket.socket:
+    """A reader with a small window that has asked for the export; last: and wants nothing more."""
+    made = client.enter_context(small_reader(service.port, request_bytes(EXPORT, last=last)))
     made.settimeout(20)
     return made
 
@@ -148,7 +155,7 @@ async def test_a_worker_that_dies_is_replaced(
     """A killed worker's transfers break, the others' go on, and its share of the limit is free."""
     service = await begin(spawn, database, "--max-streams", str(STREAMS))
     whole = len(await text_of(session, service, EXPORT))
-    readers = [ask_for_export(service, client) for _ in range(STREAMS)]
+    readers = [ask_for_export(service, client, last=True) for _ in range(STREAMS)]
     assert await heads(readers) == [200] * STREAMS
     places = {reader: worker_of(service, reader) for reader in readers}
     victim = places[readers[0]]

@@ -43,17 +43,17 @@ class Bound:
 
         readers: calls to the database that may read at the same time, in each worker.
         """
-        call = PAGES_A_TRIP * settings.page_bytes
+        reading = readers * PAGES_A_TRIP * settings.page_bytes
         large = 0
         if settings.row_bytes > settings.page_bytes:
-            call = max(call, settings.row_bytes)
+            reading += settings.row_bytes  # one at a time
             large = settings.large_row_bytes
         return cls(
             write=PAGES_A_WRITE * settings.page_bytes,
             unsent=settings.unsent_bytes,
             read_ahead=settings.read_ahead_bytes,
             large_rows=large,
-            reading=settings.workers * readers * call * READ_COPIES,
+            reading=settings.workers * reading * READ_COPIES,
             writes=max(settings.max_writes, settings.workers)
             * settings.max_body_bytes
             * BODY_COPIES,

@@ -44,6 +44,8 @@ class LargeRows:
     def __init__(self, budget: int, row_bytes: int, timeout: float) -> None:
         """budget: bytes in all. row_bytes: the longest row. timeout: seconds without a byte
         acknowledged until a share is taken from its stream, when another one waits for it."""
+        self.reading = asyncio.Lock()
+        """Held while a row is read, which takes it several times: one at a time is in the bound."""
         self._free = budget
         self._row_bytes = row_bytes
         self._timeout = timeout

@@ -267,7 +267,8 @@ class Pages:
         ranges = await self._reader.cut(self._query, cursor.after, 1, 1)
         if not ranges:
             return None
-        page = await self._reader.read_row(self._query, ranges[0])
+        async with self._large_rows.reading:
+            page = await self._reader.read_row(self._query, ranges[0])
         left = None if cursor.left is None else cursor.left - page.rows
         return page, Cursor(ranges[0].until, left, 1)
 

@@ -25,8 +25,9 @@ from .bodies import (
 )
 from .model import Task, TaskStore
 
-SMALL_BODY_BYTES = 8 * KIB
-"""Longest body that needs no place: its connection holds as much of it anyway."""
+SMALL_BODY_BYTES = 4 * KIB
+"""Longest body that needs no place: of the shortest tasks it holds 150, which with their answer
+take some 30 KiB, as much as a connection may."""
 RETRY_SECONDS = 1
 """What `Retry-After` says when all places for a request body are taken."""
 
@@ -97,7 +98,7 @@ class Tasks:
         async with place(self._places, self._settings.body_timeout, refusal):
             yield await self._read_body(request)
 
-    async def _sent(self, request: web.Request, response: web.Response) -> web.Response:
+    async def _sent(self, request: web.Request, response: web.Response) -> web.StreamResponse:
         """The response once it is sent. What was stored stays stored if it cannot be."""
         return await sent(request, response, self._settings.body_timeout)
 

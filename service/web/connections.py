@@ -7,7 +7,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from ..settings import KIB, Settings
 from ..stream.flow import Flow, Room
@@ -18,6 +18,9 @@ from .requests import Requests
 RECEIVE_BUFFER_BYTES = 8 * KIB
 """SO_RCVBUF of a connection, which the kernel doubles: what a client that sends can make the
 kernel, and one read the process, hold. An upload over 100 ms still moves 100 KiB a second."""
+PIECE_BYTES = 8 * KIB
+"""Bytes of a long response that are written in one go: whoever does not read has no more of it
+kept a second time."""
 SWEEP_PARTS = 20
 """Looks at each connection within a stall timeout: eviction comes at most 5 % late."""
 SWEEP_SECONDS = 2.0
@@ -137,6 +140,31 @@ class Connection(web.RequestHandler):
         self._requests.body_wanted = True
         self._go_on()
 
+    async def send(
+        self, request: web.BaseRequest, response: web.StreamResponse
+    ) -> web.StreamResponse:
+        """Send a response; one that is whole and long a piece at a time."""
+        body = response.body if isinstance(response, web.Response) else None
+        if (
+            not isinstance(body, bytes)
+            or len(body) <= PIECE_BYTES
+            or response.prepared
+            or request.method == hdrs.METH_HEAD
+        ):
+            await response.prepare(request)
+            await response.write_eof()
+            return response
+        begun = web.StreamResponse(status=response.status, headers=response.headers)
+        begun.content_length = len(body)
+        if response.keep_alive is False:
+            begun.force_close()
+        await begun.prepare(request)
+        for start in range(0, len(body), PIECE_BYTES):
+            await self.flow.room()
+            await begun.write(body[start : start + PIECE_BYTES])
+        await begun.write_eof()
+        return begun
+
     def ignore_input(self, most: float = inf) -> None:
         """Drop what the client sends from now on.
 
@@ -151,18 +179,24 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send a response; then comes the next request, if it is known where that one starts."""
+        """Send a response; then comes the next request, if it is known where that one starts.
+
+        Returns it, and whether the client is gone; instead of aiohttp's, which writes all at once.
+        """
         whole = self._requests.whole
         if not whole:
             resp.force_close()
             self.ignore_input(self._connections.linger_bytes)
-        sent = await super().finish_response(request, resp, start_time)
+        try:
+            resp = await self.send(request, resp)
+        except ConnectionError:
+            return resp, True
         if not whole:
             await self._linger()
         elif resp.keep_alive:
             self._requests.next()
             self._go_on()
-        return sent
+        return resp, False
 
     async def _linger(self) -> None:
         """Let a client that still sends see its answer: closed at once, it would see a reset."""
@@ -189,7 +223,7 @@ class Connection(web.RequestHandler):
         return unparsable(exc, message)
 
 
-async def sent(request: web.Request, response: web.Response, seconds: float) -> web.Response:
+async def sent(request: web.Request, response: web.Response, seconds: float) -> web.StreamResponse:
     """The response once the kernel has all of it; a client that does not take it is dropped.
 
     For answers that hold what others wait for: without an end, a few clients could keep all of it.
@@ -198,12 +232,10 @@ async def sent(request: web.Request, response: web.Response, seconds: float) -> 
     assert isinstance(connection, Connection)
     try:
         async with asyncio.timeout(seconds):
-            await response.prepare(request)
-            await response.write_eof()
+            return await connection.send(request, response)
     except TimeoutError:
         connection.flow.abort()
         raise ConnectionResetError("the client did not take its answer") from None
-    return response
 
 
 class Connections:

@@ -59,7 +59,8 @@ class Lists:
         assert isinstance(connection, Connection)
         share = await self.large_rows.take(connection.flow)
         try:
-            page = await self.reader.read_row(query, range_)
+            async with self.large_rows.reading:
+                page = await self.reader.read_row(query, range_)
             answer = self._answer(query, page, range_.until)
             return await sent(request, answer, self.settings.body_timeout)
         finally:

@@ -16,7 +16,6 @@ from ..errors import RefusedError
 from ..memory import process_memory
 from ..metrics import CONTENT_TYPE, Metrics
 from ..relation import Relation
-from ..settings import KIB
 from ..stream.admission import RETRY_SECONDS, Admission
 from ..team import Team
 from .authentication import Token, Tokens
@@ -28,8 +27,6 @@ from .streams import StreamsOfAll
 PAGE = files(__package__).joinpath("index.html").read_text("utf-8")
 NAMES_CHARACTERS = 200
 """Of the names of a table's columns: so many are on the page."""
-PIECE_BYTES = 8 * KIB
-"""Bytes of the description that are written in one go: whoever does not read it holds no more."""
 
 Describe = Callable[[Sequence[Relation]], dict[str, object]]
 
@@ -67,18 +64,7 @@ class Operations:
 
     async def openapi(self, request: web.Request, token: None) -> web.StreamResponse:
         """`GET /openapi.json`; with a token it describes each table that this one may read, too."""
-        connection, text = request.protocol, await self._described(request)
-        assert isinstance(connection, Connection)
-        if request.method == hdrs.METH_HEAD:
-            return web.Response(body=text, content_type=JSON_TYPE)
-        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: JSON_TYPE})
-        response.content_length = len(text)
-        await response.prepare(request)
-        for start in range(0, len(text), PIECE_BYTES):
-            await connection.flow.room()
-            await response.write(text[start : start + PIECE_BYTES])
-        await response.write_eof()
-        return response
+        return web.Response(body=await self._described(request), content_type=JSON_TYPE)
 
     async def _relations_for(self, request: web.Request) -> list[Relation]:
         guest = self._tokens.guest(request.headers.getall(hdrs.AUTHORIZATION, []))

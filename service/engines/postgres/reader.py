@@ -116,7 +116,9 @@ class PostgresReader:
         most_bytes: int,
     ) -> list[Page | None]:
         relation = _relation(query)
-        statement = statements.pages(relation, query, ranges, left, most_bytes, position=self._position)
+        statement = statements.pages(
+            relation, query, ranges, left, most_bytes, position=self._position
+        )
         found: list[Page | None] = []
         for position, fault, place, count, lines in await rows(connection, statement):
             _complain(relation, number(fault))

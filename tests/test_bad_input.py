@@ -260,11 +260,20 @@ async def test_a_missing_task_is_a_404(service: Running, method: str, number: st
     assert str(int(number)) in problem["detail"]
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/tasks/", "/tasks/1/2", "//tasks", "/%2e%2e/x"])
+@pytest.mark.parametrize("path", ["/tasks/", "/tasks/1/2", "//tasks", "/nothing/export.tsv"])
 async def test_an_unknown_route_is_a_404(service: Running, path: str) -> None:
     """A path that is not served is a 404 with a hint at those that are."""
     problem, _ = await refused(service, (404, "route_not_found"), "GET", path)
     assert problem["hint"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/%2e%2e/x", "/task", "/nothing/export.csv", "/task/stream.ndjson"]
+)
+async def test_an_unknown_table_is_a_404(service: Running, path: str) -> None:
+    """A table that is not there is a 404 that names it and says where those are that are."""
+    problem, _ = await refused(service, (404, "table_not_found"), "GET", path)
+    assert "/tables" in problem["hint"]
 
 
 @pytest.mark.parametrize(

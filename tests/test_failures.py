@@ -81,7 +81,7 @@ async def test_a_row_over_the_limit_breaks_the_transfer(
     assert b"HTTP/1.1" not in result.stdout
     first = await asyncio.to_thread(curl, service.url, EXPORT + "?after=39999", "--include")
     assert b"500 Internal Server Error" in first.stdout
-    assert b"task 40000" in first.stdout
+    assert b"the key 40000" in first.stdout
 
 
 async def test_a_fault_in_the_store_breaks_the_transfer(

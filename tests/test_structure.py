@@ -116,7 +116,7 @@ OF_THE_WEB = {"title", "status"}
 
 
 def words(path: Path) -> set[str]:
-    """The words in a file's strings and attributes; what comments and docstrings say is left out."""
+    """The words in a file's strings and attributes, but for its docstrings."""
     tree = ast.parse(path.read_text("utf-8"))
     # A string that is a statement of its own is a docstring.
     said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

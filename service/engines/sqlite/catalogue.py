@@ -81,17 +81,24 @@ def _columns(
 ) -> tuple[list[Column], list[str]]:
     """The columns of a table, and the names of those of its primary key, in its order."""
     columns, primary = [], {}
+    # Only another name of the row's number is never NULL by itself: it has no index of its own.
+    row_number = "" if _has_primary_index(connection, table) else "INTEGER"
     for column, declared, not_null, primary_at, hidden in rows(
         connection, 'SELECT name, type, "notnull", pk, hidden FROM pragma_table_xinfo(?)', (table,)
     ):
         if hidden == 1:  # of a virtual table: no value, but an argument
             continue
-        row_number = primary_at and declared.upper() == "INTEGER"
-        nullable = not (not_null or row_number or (primary_at and primary_is_not_null))
+        is_row_number = primary_at and declared.upper() == row_number
+        nullable = not (not_null or is_row_number or (primary_at and primary_is_not_null))
         columns.append(Column(column, declared, kind_of(declared), nullable))
         if primary_at:
             primary[primary_at] = column
     return columns, [primary[at] for at in sorted(primary)]
+
+
+def _has_primary_index(connection: apsw.Connection, table: str) -> bool:
+    statement = "SELECT 1 FROM pragma_index_list(?) WHERE origin = 'pk'"
+    return bool(rows(connection, statement, (table,)))
 
 
 KINDS = (

@@ -45,7 +45,7 @@ def relations(
         if kind not in ("table", "view", "virtual") or table.lower().startswith("sqlite_"):
             continue
         try:
-            columns, primary = _columns(connection, table, without_rowid or strict)
+            columns, primary = _columns(connection, table, kind, without_rowid or strict)
         except apsw.Error:  # a view of what is there no longer, or a module that is not loaded
             continue
         if not columns:
@@ -74,7 +74,7 @@ def relations(
 
 
 def _columns(
-    connection: apsw.Connection, table: str, primary_is_not_null: bool
+    connection: apsw.Connection, table: str, kind: str, primary_is_not_null: bool
 ) -> tuple[list[Column], list[str]]:
     """The columns of a table, and the names of those of its primary key, in its order."""
     columns, primary = [], {}
@@ -87,7 +87,9 @@ def _columns(
             continue
         is_row_number = primary_at and declared.upper() == row_number
         nullable = not (not_null or is_row_number or (primary_at and primary_is_not_null))
-        columns.append(Column(column, declared, kind_of(declared), nullable))
+        # So SQLite calls a column of a view that has no type.
+        type_ = "" if kind == "view" and declared == "BLOB" else declared
+        columns.append(Column(column, type_, kind_of(type_), nullable))
         if primary_at:
             primary[primary_at] = column
     return columns, [primary[at] for at in sorted(primary)]

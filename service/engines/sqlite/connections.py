@@ -62,9 +62,9 @@ class Connections:
         """Run what nobody waits for in the thread that writes."""
         self._writer.submit(work)
 
-    def opened(self) -> None:
-        """From now on another file of that name is a fault."""
-        self._file = OpenFile(self.path)
+    def opened(self, *, log_may_change: bool = False, fixed: bool = False) -> None:
+        """From now on another file of that name is a fault; for the rest see OpenFile."""
+        self._file = OpenFile(self.path, log_may_change=log_may_change, fixed=fixed)
 
     def _in(self, pool: ThreadPoolExecutor, work: Callable[[apsw.Connection], T]) -> Awaitable[T]:
         def run() -> T:

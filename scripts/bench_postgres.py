@@ -15,7 +15,8 @@ from bench_memory import one_stalled
 from bench_servers import AUTHORIZATION, CSV, NDJSON, QUERY, Server, fetch, run, to_nowhere
 from postgres_cluster import binaries, make_cluster
 from rich.table import Table
-from service.generate import tasks
+
+from service.tasks.generate import tasks
 
 ROWS_A_POST = 1_000
 POSTS_AT_ONCE = 4

@@ -15,8 +15,9 @@ from time import monotonic
 from typing import Any, NamedTuple, Self
 
 from bench_servers import AUTHORIZATION, Server
-from service.generate import tasks as made_up
 from soak_files import CSV, NDJSON, Expected, Row, check, digest_of, versioned
+
+from service.tasks.generate import tasks as made_up
 
 GENERATE_SEED = 1
 WRITES_A_SECOND = 20

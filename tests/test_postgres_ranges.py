@@ -18,7 +18,10 @@ KEYS = {
     "smallint": ("k smallint", "i - 250"),
     "oid": ("k oid", "i * 1000000"),
     "numeric": ("k numeric(40,5)", "i * 12345678901234567890.12345"),
-    "numeric NaN": ("k numeric", "CASE i WHEN 1 THEN 'NaN' WHEN 2 THEN '-Infinity' ELSE i::numeric END"),
+    "numeric NaN": (
+        "k numeric",
+        "CASE i WHEN 1 THEN 'NaN' WHEN 2 THEN '-Infinity' ELSE i::numeric END",
+    ),
     "float": ("k float8", "CASE i WHEN 1 THEN 'NaN' WHEN 2 THEN 'Infinity' ELSE sin(i) END"),
     "real": ("k real", "i / 3.0"),
     "text": ("k text", "md5(i::text)"),

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ...query import Filter, Format, KeyValues, Operator, Query, Range
-from .dialect import cells, csv_line, ends, json_line
+from .dialect import cells, csv_line, ends, json_line, tested
 from .literals import identifier, literal, row, typed
 from .tables import PostgresRelation
 
@@ -253,6 +253,8 @@ def _shape(
         return json_line(query, relation, given, plain=plain)
 
     lines = line(plain=False)
+    if texts := tested(query, given):
+        selected.append(f"{texts} AS tested")
     if not options.null and (plain := relation.plain.get(form)):
         selected.append(f"({plain}) AS plain")
         lines = f"CASE WHEN plain THEN {line(plain=True)} ELSE {lines} END"

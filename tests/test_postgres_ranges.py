@@ -4,10 +4,8 @@ from random import Random
 
 import pytest
 
-from service.errors import RowTooLargeError, StoreError
-from service.query import Format, Range
 from tests.postgres import Postgres
-from tests.relations import Weir, weir
+from tests.relations import weir
 
 ROWS = 500
 NUMBER = f"generate_series(1, {ROWS}) AS i"

@@ -27,10 +27,10 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from structlog.testing import capture_logs
 
 from service.app import serve
-from service.generate import tasks
 from service.logs import LINES, configure
 from service.settings import KIB, Settings
-from service.table import NewTask
+from service.tasks.generate import tasks
+from service.tasks.model import NewTask
 from simulator.launch import free_port
 from tests.databases import SQLITE, Database, PostgreSQL, SQLite
 

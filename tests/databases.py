@@ -11,11 +11,12 @@ import apsw
 import asyncpg
 import pytest
 
+from service.databases import open_database
+from service.engines import Reader
+from service.engines.postgres.reader import PostgresReader
+from service.engines.sqlite.reader import SQLiteReader
 from service.settings import Settings
-from service.stores import Store, open_store
-from service.stores.postgres import PostgresStore
-from service.stores.sqlite import SQLiteStore
-from service.table import NewTask
+from service.tasks.model import NewTask
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 EVERY_STORE = pytest.mark.stores(SQLITE, POSTGRESQL)
@@ -30,10 +31,11 @@ Rows = list[tuple[Any, ...]]
 class Database(ABC):
     """A database of a test's own.
 
-    url: what `--database` gets. store: the class behind it. gone: what is said when it is gone.
+    url: what `--database` gets. reader: the class that reads it. gone: what is said when the
+    database is gone.
     """
 
-    store: type[Store]
+    reader: type[Reader]
     gone: str
 
     def __init__(self, url: str) -> None:
@@ -63,15 +65,18 @@ class Database(ABC):
 
     async def fill(self, tasks: Iterable[NewTask]) -> None:
         """Append tasks as `generate` does; the tables are made when missing."""
-        store = await open_store(Settings(database=self.url))
-        await store.fill(tasks)
-        await store.close()
+        opened = await open_database(Settings(database=self.url))
+        try:
+            assert opened.tasks is not None
+            await opened.tasks.fill(tasks)
+        finally:
+            await opened.close()
 
 
 class SQLite(Database):
     """A file; `path` names it."""
 
-    store = SQLiteStore
+    reader = SQLiteReader
     gone = "was moved, deleted or replaced"
 
     def __init__(self, path: Path) -> None:
@@ -107,7 +112,7 @@ class SQLite(Database):
 class PostgreSQL(Database):
     """A database on a server, from which `drop` removes it."""
 
-    store = PostgresStore
+    reader = PostgresReader
     gone = "does not exist"
 
     def __init__(self, url: str, drop: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.generate import tasks
+from service.tasks.generate import tasks
 from service.web.problems import CONTENT_TYPE
 from tests.conftest import AUTHORIZATION, Running, StartService
 
@@ -24,19 +24,19 @@ TOKENS = "".join(
 OF_ALL = """
     more=1 Limit=1 limit=1&limit=1 limit=0 limit=-1 limit= limit=ten limit=1.0 limit=%2B1 limit=%201
     limit=1_0 limit=%D9%A1 limit=9223372036854775808 limit=99999999999999999999999999 limit=0x1
-    after=-1 after=9223372036854775808 after=%00
+    after=ten after=1,2 after= after=%00
 """
 OF_EXPORTS = """
     columns= columns=id,seq columns=id,id columns=id, columns=id;DROP%20TABLE%20task columns=ID
-    status=done status=Pending status= status=pending'-- min_priority=0 max_priority=11
-    min_priority=high min_priority=7&max_priority=3
+    priority=high priority__gte=high priority__in=1,high priority__null=1 priority__like=1
+    min_priority=3 priority__gte=3&priority__gte=4
 """
 BAD_PARAMETERS = [
     (path, query)
     for path, queries in {
         CSV: OF_ALL + OF_EXPORTS + "header=1 header=True dialect=tsv",
         NDJSON: OF_ALL + OF_EXPORTS + "header=true dialect=excel",
-        "/tasks": OF_ALL + "limit=1001 status=pending columns=id",
+        "/tasks": OF_ALL + OF_EXPORTS + "limit=1001 header=true null=x",
         "/tasks/1": "limit=1",
         "/streams": "limit=1",
         "/healthz": "more=1",
@@ -260,11 +260,20 @@ async def test_a_missing_task_is_a_404(service: Running, method: str, number: st
     assert str(int(number)) in problem["detail"]
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/tasks/", "/tasks/1/2", "//tasks", "/%2e%2e/x"])
+@pytest.mark.parametrize("path", ["/tasks/", "/tasks/1/2", "//tasks", "/nothing/export.tsv"])
 async def test_an_unknown_route_is_a_404(service: Running, path: str) -> None:
     """A path that is not served is a 404 with a hint at those that are."""
     problem, _ = await refused(service, (404, "route_not_found"), "GET", path)
     assert problem["hint"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/%2e%2e/x", "/task", "/nothing/export.csv", "/task/stream.ndjson"]
+)
+async def test_an_unknown_table_is_a_404(service: Running, path: str) -> None:
+    """A table that is not there is a 404 that names it and says where those are that are."""
+    problem, _ = await refused(service, (404, "table_not_found"), "GET", path)
+    assert "/tables" in problem["hint"]
 
 
 @pytest.mark.parametrize(

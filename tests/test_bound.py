@@ -9,10 +9,10 @@ import psutil
 import pytest
 from pydantic import ByteSize
 
+from service.engines import OTHER_CONNECTIONS, appetite
 from service.errors import ConfigurationError
 from service.memory import container_memory
 from service.settings import KIB, MIB, Settings
-from service.stores import OTHER_CONNECTIONS, appetite
 from service.stream.bound import (
     OTHER_FILES,
     Bound,

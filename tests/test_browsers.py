@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from service.generate import tasks
 from service.settings import Settings
+from service.tasks.generate import tasks
 from tests.conftest import AUTHORIZATION, Logged, Running, StartService
 
 CSV, NDJSON = "/tasks/export.csv", "/tasks/stream.ndjson"

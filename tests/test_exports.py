@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from service.generate import tasks
-from service.table import COLUMNS, ID_HIGHEST, STATUSES, NewTask
+from service.tasks.generate import tasks
+from service.tasks.model import COLUMNS, ID_HIGHEST, STATUSES, NewTask
 from tests.conftest import Running, StartService
 from tests.databases import EVERY_STORE, Database
 
@@ -28,14 +28,14 @@ FILTERS: list[dict[str, Any]] = [
     {"status": "pending"},
     {"status": "in-progress"},
     {"status": "completed"},
-    {"min_priority": 10},
-    {"max_priority": 1},
-    {"min_priority": 4, "max_priority": 6},
-    {"min_priority": 5, "max_priority": 5, "status": "completed"},
+    {"priority__gte": 10},
+    {"priority__lte": 1},
+    {"priority__gte": 4, "priority__lte": 6},
+    {"priority__gte": 5, "priority__lte": 5, "status": "completed"},
     {"status": "pending", "after": 1_234},
     {"status": "pending", "after": 1_234, "limit": 7},
-    {"min_priority": 9, "limit": 800},
-    {"max_priority": 2, "limit": ROWS},
+    {"priority__gte": 9, "limit": 800},
+    {"priority__lte": 2, "limit": ROWS},
 ]
 
 
@@ -46,7 +46,7 @@ def lines_of(made: Sequence[NewTask], **chosen: Any) -> list[list[str]]:
         for number, task in enumerate(made, 1)
         if number > chosen.get("after", 0)
         and task.status == chosen.get("status", task.status)
-        and chosen.get("min_priority", 1) <= task.priority <= chosen.get("max_priority", 10)
+        and chosen.get("priority__gte", 1) <= task.priority <= chosen.get("priority__lte", 10)
     ]
     return found[: chosen.get("limit", len(found))]
 
@@ -278,8 +278,8 @@ async def test_one_match_in_many_is_found(start: StartService) -> None:
     service = await start(made)
     line = [str(place), "needle", "10", STATUSES[2]]
     assert await csv_rows(service, status=STATUSES[2]) == [line]
-    assert await ndjson_rows(service, min_priority=10) == [line]
-    assert await ndjson_rows(service, min_priority=2, limit=1) == [line]
+    assert await ndjson_rows(service, priority__gte=10) == [line]
+    assert await ndjson_rows(service, priority__gte=2, limit=1) == [line]
     assert await csv_rows(service, status=STATUSES[1]) == []
 
 

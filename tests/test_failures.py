@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from service.engines import Reader
 from service.errors import StoreError
-from service.generate import tasks
 from service.logs import LINES
-from service.stores import Store
-from service.table import NewTask
+from service.tasks.generate import tasks
+from service.tasks.model import NewTask
 from tests.conftest import AUTHORIZATION, Logged, Process, StartProcess, StartService, faults
 from tests.databases import EVERY_STORE, POSTGRESQL_ALONE, SQLITE_ALONE, Database, SQLite
 
@@ -81,7 +81,7 @@ async def test_a_row_over_the_limit_breaks_the_transfer(
     assert b"HTTP/1.1" not in result.stdout
     first = await asyncio.to_thread(curl, service.url, EXPORT + "?after=39999", "--include")
     assert b"500 Internal Server Error" in first.stdout
-    assert b"task 40000" in first.stdout
+    assert b"the key 40000" in first.stdout
 
 
 async def test_a_fault_in_the_store_breaks_the_transfer(
@@ -89,17 +89,17 @@ async def test_a_fault_in_the_store_breaks_the_transfer(
 ) -> None:
     """Whatever the store raises in mid-stream, known or not, curl does not call it complete."""
     service = await start(TABLE)
-    real = database.store.read_pages
+    real = database.reader.read
     for fault in (StoreError("the disk is gone"), RuntimeError("a bug")):
 
         async def fail_later(
-            self: Store, query: Any, cursor: Any, count: int, fault: Exception = fault
+            self: Reader, query: Any, ranges: Any, left: Any, fault: Exception = fault
         ) -> Any:
-            if cursor.after > 20_000:
+            if ranges[-1].until[0] > 20_000:
                 raise fault
-            return await real(self, query, cursor, count)
+            return await real(self, query, ranges, left)
 
-        monkeypatch.setattr(database.store, "read_pages", fail_later)
+        monkeypatch.setattr(database.reader, "read", fail_later)
         result = await asyncio.to_thread(curl, service.url)
         assert result.returncode in BROKEN
         assert b"the disk" not in result.stdout

@@ -13,9 +13,9 @@ import apsw
 import psutil
 import pytest
 
-from service.generate import tasks
 from service.logs import LINES
 from service.settings import KIB
+from service.tasks.generate import tasks
 from tests.conftest import (
     AUTHORIZATION_LINE,
     Running,

@@ -10,9 +10,9 @@ from contextlib import suppress
 
 import pytest
 
-from service.generate import tasks
 from service.settings import KIB, MIB
-from service.table import NewTask
+from service.tasks.generate import tasks
+from service.tasks.model import NewTask
 from simulator.fleet_process import Asking, FleetProcess
 from simulator.probe import memory
 from tests.conftest import (

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.generate import tasks
 from service.logs import WAITING_LINES
+from service.tasks.generate import tasks
 from simulator.launch import free_port
 from tests.conftest import Process, until, wait_for_port
 from tests.databases import SQLite

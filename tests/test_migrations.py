@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
+from service.databases import open_database
 from service.errors import ConfigurationError
-from service.generate import tasks
 from service.settings import Settings
-from service.stores import open_store, postgres_schema, sqlite_schema
-from service.table import Task
+from service.tasks import postgres_schema, sqlite_schema
+from service.tasks.generate import tasks
+from service.tasks.model import Task
 from tests.conftest import Logged
 from tests.databases import EVERY_STORE, POSTGRESQL_ALONE, Database, PostgreSQL, Rows
 from tests.test_command_line import refused, weir
@@ -23,15 +24,16 @@ AT_WORK = "FROM pg_stat_activity WHERE datname = current_database() AND wait_eve
 
 async def filled(database: Database) -> list[Task]:
     """Tasks in a new database of today's version."""
-    store = await open_store(Settings(database=database.url))
-    stored = await store.create(list(tasks(100, seed=3)))
-    await store.close()
+    opened = await open_database(Settings(database=database.url))
+    assert opened.tasks is not None
+    stored = await opened.tasks.create(list(tasks(100, seed=3)))
+    await opened.close()
     return stored
 
 
 async def opened_and_closed(database: Database) -> None:
-    store = await open_store(Settings(database=database.url))
-    await store.close()
+    opened = await open_database(Settings(database=database.url))
+    await opened.close()
 
 
 async def version(database: Database) -> object:
@@ -106,9 +108,10 @@ async def test_a_migration_that_fails_changes_nothing(
     assert "\n" not in said.value.message
     assert said.value.hint
     assert await everything(database) == before
-    store = await open_store(Settings(database=database.url))
-    assert await store.read(stored[-1].id) == stored[-1]
-    await store.close()
+    opened = await open_database(Settings(database=database.url))
+    assert opened.tasks is not None
+    assert await opened.tasks.read(stored[-1].id) == stored[-1]
+    await opened.close()
 
 
 @POSTGRESQL_ALONE

@@ -9,13 +9,14 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import service.web.problems as problems_module
-from service.generate import tasks
+from service.tasks.generate import tasks
 from service.web.problems import CONTENT_TYPE, STATUS
 from tests.conftest import Running, StartService
 
 METHODS = ("get", "head", "post", "patch", "put", "delete", "options", "trace")
 CONTRACT = {
     "/": {"GET", "HEAD"},
+    "/tables": {"GET", "HEAD"},
     "/healthz": {"GET", "HEAD"},
     "/metrics": {"GET", "HEAD"},
     "/openapi.json": {"GET", "HEAD"},
@@ -25,6 +26,9 @@ CONTRACT = {
     "/tasks/export.csv": {"GET", "HEAD"},
     "/tasks/stream.ndjson": {"GET", "HEAD"},
     "/tasks/{id}": {"GET", "HEAD", "PATCH", "DELETE"},
+    "/{table}": {"GET", "HEAD"},
+    "/{table}/export.csv": {"GET", "HEAD"},
+    "/{table}/stream.ndjson": {"GET", "HEAD"},
 }
 OPEN = {"/", "/healthz", "/readyz", "/openapi.json"}
 BODIES = {"post": {"title": "a", "priority": 1}, "patch": {"priority": 2}}
@@ -49,6 +53,11 @@ def operations(document: Json) -> list[tuple[str, str, Json]]:
         if method in METHODS
     ]
     return sorted(found, key=lambda each: each[0] == "delete")
+
+
+def filled(path: str) -> str:
+    """A path of the document with something that there is in each of its places."""
+    return path.replace("{id}", "1").replace("{table}", "tasks")
 
 
 def codes_in_source() -> set[str]:
@@ -79,17 +88,19 @@ async def test_each_served_method_is_described(start: StartService) -> None:
     service = await start(list(tasks(1, seed=1)))
     document = await description(service)
     for path, methods in document["paths"].items():
-        async with service.client.put(service.url + path.replace("{id}", "1")) as response:
+        async with service.client.put(service.url + filled(path)) as response:
             assert response.status == 405
             allowed = {method.strip().lower() for method in response.headers["Allow"].split(",")}
-        assert allowed == {method for method in methods if method in METHODS}
+        described = {method for method in methods if method in METHODS}
+        # A table's path is described by itself and among those of every table: both are true.
+        assert allowed >= described if "{table}" in path else allowed == described
 
 
 async def test_each_described_operation_answers_as_described(start: StartService) -> None:
     """Every operation succeeds with the status and the media type that the document promises."""
     service = await start(list(tasks(1, seed=1)))
     for method, path, operation in operations(await description(service)):
-        url = service.url + path.replace("{id}", "1")
+        url = service.url + filled(path)
         body = BODIES.get(method)
         assert (body is not None) == ("requestBody" in operation)
         async with service.client.request(method.upper(), url, json=body) as response:
@@ -104,7 +115,7 @@ async def test_each_scope_is_described(start: StartService) -> None:
     """The document marks those operations that want a token, and only those answer 401."""
     service = await start(list(tasks(1, seed=1)))
     for method, path, operation in operations(await description(service)):
-        url = service.url + path.replace("{id}", "1")
+        url = service.url + filled(path)
         headers = {"Authorization": ""}
         async with service.client.request(method.upper(), url, headers=headers) as response:
             assert (response.status == 401) == ("security" in operation) == (path not in OPEN)
@@ -113,8 +124,9 @@ async def test_each_scope_is_described(start: StartService) -> None:
 @pytest.mark.parametrize(
     ("schema", "path"),
     [
-        ("TaskPage", "/tasks"),
-        ("Task", "/tasks/1"),
+        ("Rows", "/tasks"),
+        ("Tables", "/tables"),
+        ("StoredTask", "/tasks/1"),
         ("Streams", "/streams"),
         ("Problem", "/tasks/77777"),
         ("Problem", "/tasks?limit=0"),
@@ -130,7 +142,8 @@ async def test_answers_fit_their_schemas(start: StartService, schema: str, path:
             answer = await response.json()
     root = document | {"$ref": f"#/components/schemas/{schema}"}
     assert [error.message for error in Draft202012Validator(root).iter_errors(answer)] == []
-    assert set(answer) <= set(document["components"]["schemas"][schema]["properties"])
+    declared = set(document["components"]["schemas"][schema]["properties"])
+    assert set(answer) - declared == ({"tasks"} if schema == "Rows" else set())
 
 
 async def test_described_limits_are_those_that_hold(start: StartService) -> None:
@@ -149,26 +162,57 @@ async def test_described_limits_are_those_that_hold(start: StartService) -> None
             assert (response.status == 201) == validator.is_valid(body), body
 
 
-@pytest.mark.parametrize("name", ["after", "limit", "min_priority", "max_priority"])
-async def test_described_bounds_of_parameters_are_those_that_hold(
-    start: StartService, name: str
-) -> None:
-    """Each number in a query string has a minimum and a maximum, and behind them comes a 400."""
+async def test_described_bounds_of_parameters_are_those_that_hold(start: StartService) -> None:
+    """The number in a query string has a minimum and a maximum, and behind them comes a 400."""
     service = await start()
     document = await description(service)
     for path in ("/tasks", "/tasks/export.csv", "/tasks/stream.ndjson"):
         parameters = {each["name"]: each for each in document["paths"][path]["get"]["parameters"]}
-        if name not in parameters:
-            continue
-        schema = parameters[name]["schema"]
+        schema = parameters["limit"]["schema"]
         validator = Draft202012Validator(schema)
-        kinds = schema.get("anyOf", [schema])
-        (bounds,) = [kind for kind in kinds if kind["type"] == "integer"]
-        low, high = bounds["minimum"], bounds["maximum"]
+        low, high = schema["minimum"], schema["maximum"]
         for value in (low - 1, low, high, high + 1):
-            parameter = {name: str(value)}
+            parameter = {"limit": str(value)}
             async with service.client.get(service.url + path, params=parameter) as response:
                 assert (response.status == 200) == validator.is_valid(value), (path, value)
+
+
+async def test_described_choices_of_parameters_are_those_that_hold(start: StartService) -> None:
+    """What the document lists for a parameter is taken, and what it does not list is not."""
+    service = await start()
+    document = await description(service)
+    tried = set()
+    for path in ("/tasks", "/tasks/export.csv", "/tasks/stream.ndjson"):
+        for parameter in document["paths"][path]["get"]["parameters"]:
+            name, schema = parameter["name"], parameter["schema"]
+            choices = schema.get("enum") or schema.get("items", {}).get("enum")
+            if not choices:
+                continue
+            tried.add(name)
+            for value in (*choices, "nonsense"):
+                url = f"{service.url}{path}?{name}={value}"
+                async with service.client.get(url) as response:
+                    assert (response.status == 200) == (value in choices), (path, name, value)
+    assert tried == {"columns", "header", "dialect", "numbers"}
+
+
+async def test_who_has_no_token_is_told_of_no_table(start: StartService, tmp_path: Path) -> None:
+    """Without a token, or with one for other tables, the document has the paths of none."""
+    (tmp_path / "tokens.toml").write_text(
+        '[[token]]\nname = "all"\nsecret = "secret-of-all"\nscopes = ["read"]\n'
+        '[[token]]\nname = "none"\nsecret = "secret-of-none"\nscopes = ["read"]\n'
+        'tables = ["orders"]\n'
+    )
+    service = await start(tokens=tmp_path / "tokens.toml")
+    told = {}
+    for secret in ("", "secret-of-none", "secret-of-all"):
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {"Authorization": ""}
+        async with service.client.get(service.url + "/openapi.json", headers=headers) as response:
+            assert response.status == 200
+            document = await response.json()
+        assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+        told[secret] = "/tasks/export.csv" in document["paths"]
+    assert told == {"": False, "secret-of-none": False, "secret-of-all": True}
 
 
 def test_every_code_in_use_has_a_status() -> None:

@@ -19,10 +19,10 @@ import pytest
 from pydantic import ByteSize, TypeAdapter
 
 from service.app import LINGER_SECONDS
-from service.generate import tasks
+from service.engines import appetite
 from service.settings import KIB, MIB, Settings
-from service.stores import appetite
 from service.stream.bound import OTHER_FILES, Bound
+from service.tasks.generate import tasks
 from service.web.problems import CONTENT_TYPE as PROBLEM
 from simulator.fleet_process import Asking, FleetProcess
 from simulator.launch import free_port, started

@@ -5,7 +5,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from service.generate import tasks
+from service.tasks.generate import tasks
 from service.web.problems import CONTENT_TYPE as PROBLEM
 from tests.conftest import AUTHORIZATION, StartService
 from tests.test_browsers import CSV, TOKENS, names

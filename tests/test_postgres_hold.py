@@ -12,10 +12,10 @@ import aiohttp
 import asyncpg
 import pytest
 
-from service.generate import tasks
+from service.engines.postgres.server import Server
 from service.settings import KIB, Settings
-from service.stores.postgres import WRITERS
-from service.stores.postgres_server import Server
+from service.tasks.generate import tasks
+from service.tasks.postgres import WRITERS
 from tests.conftest import (
     AUTHORIZATION,
     Logged,
@@ -174,7 +174,7 @@ async def test_a_server_with_much_to_do_is_not_away(
     database: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits for a connection waits as long as others get answers, however long that is."""
-    monkeypatch.setattr("service.stores.postgres_server.SPARE_SECONDS", 0.2)
+    monkeypatch.setattr("service.engines.postgres.server.SPARE_SECONDS", 0.2)
     server = Server(database.url, Settings(statement_timeout=0.5), size=1, writes=False)
     await server.open()
 

@@ -10,11 +10,11 @@ import asyncpg
 import pytest
 from asyncpg.transaction import Transaction
 
+from service.databases import open_database
 from service.errors import NotFoundError
-from service.generate import tasks
 from service.settings import Settings
-from service.stores.postgres import PostgresStore
-from service.table import NewTask, Task
+from service.tasks.generate import tasks
+from service.tasks.model import NewTask, Task, TaskStore
 from tests.conftest import Running, StartService
 from tests.databases import POSTGRESQL_ALONE, PostgreSQL
 from tests.postgres import Connect
@@ -176,7 +176,7 @@ async def test_a_follower_of_a_plain_sequence_misses_a_row(connect: Connect) -> 
     assert [row["seq"] for row in follower.found] == [2]
 
 
-async def write_at_random(store: PostgresStore, random: Random) -> list[int]:
+async def write_at_random(store: TaskStore, random: Random) -> list[int]:
     """Many writes of every kind, of tasks that others write, too; the ids of the new ones.
 
     None but those that were there before is deleted: a new one is there to be found.
@@ -217,9 +217,12 @@ async def test_followers_miss_nothing_in_a_race(
     ids = Follower(await connect(), "SELECT id FROM task", "id")
     end = asyncio.Event()
     async with AsyncExitStack() as stack:
-        stores = [await PostgresStore.open(settings) for _ in range(COPIES)]
-        for store in stores:
-            stack.push_async_callback(store.close)
+        stores = []
+        for _ in range(COPIES):
+            opened = await open_database(settings)
+            stack.push_async_callback(opened.close)
+            assert opened.tasks is not None
+            stores.append(opened.tasks)
         following = [asyncio.create_task(follower.follow(end)) for follower in (changes, ids)]
         created = await asyncio.gather(
             *(

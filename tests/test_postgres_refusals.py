@@ -9,9 +9,10 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import pytest
 
+from service.databases import open_database
+from service.engines.postgres import server as postgres_server
 from service.errors import ConfigurationError
 from service.settings import Settings
-from service.stores import open_store, postgres_server
 from tests.conftest import AUTHORIZATION, Process, StartProcess, until
 from tests.databases import PostgreSQL
 from tests.postgres import Cluster, make_cluster
@@ -112,7 +113,7 @@ async def refusal(*arguments: str, names: str) -> str:
 async def complaint(address: str) -> str:
     """The same without a process, as there are many of them."""
     with pytest.raises(ConfigurationError) as caught:
-        await open_store(Settings(database=address))
+        await open_database(Settings(database=address))
     said, hint = caught.value.message, caught.value.hint
     assert hint
     assert "\n" not in said + hint

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
-from service.stores import postgres_servers
+from service.engines.postgres import servers as postgres_servers
 from tests.conftest import Running, StartService
 from tests.databases import Database, PostgreSQL
 from tests.postgres import Cluster, make_cluster

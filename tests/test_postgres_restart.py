@@ -12,8 +12,8 @@ import aiohttp
 import psutil
 import pytest
 
-from service.generate import tasks
-from service.stores import postgres_server
+from service.engines.postgres import server as postgres_server
+from service.tasks.generate import tasks
 from tests.conftest import AUTHORIZATION, Logged, Running, StartService, faults, until
 from tests.databases import Database, PostgreSQL
 from tests.postgres import Cluster

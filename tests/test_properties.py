@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.table import STATUSES, TITLE_CHARACTERS
+from service.tasks.model import STATUSES, TITLE_CHARACTERS
 from tests.conftest import Running, StartService
 from tests.databases import EVERY_STORE
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from service.generate import tasks
 from service.settings import KIB, MIB
+from service.tasks.generate import tasks
 from tests.conftest import AUTHORIZATION_LINE, Running, StartService
 from tests.test_openapi import description, operations
 

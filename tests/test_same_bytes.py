@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from service.generate import tasks
-from service.table import COLUMNS, STATUSES, TITLE_CHARACTERS, NewTask
+from service.tasks.generate import tasks
+from service.tasks.model import COLUMNS, STATUSES, TITLE_CHARACTERS, NewTask
 from tests.conftest import Running, StartService
 from tests.databases import POSTGRESQL_ALONE, SQLite
 from tests.test_properties import (
@@ -47,9 +47,9 @@ CHOICES: list[dict[str, Any]] = [
     {"after": len(SHORT) - 3, "limit": 40},
     {"after": len(SHORT) + len(LONG) - 3, "limit": 301},
     {"status": "pending"},
-    {"status": "completed", "min_priority": 3, "max_priority": 4, "limit": 20},
-    {"min_priority": 10, "after": 99},
-    {"max_priority": 1, "after": 100, "limit": 5},
+    {"status": "completed", "priority__gte": 3, "priority__lte": 4, "limit": 20},
+    {"priority__gte": 10, "after": 99},
+    {"priority__lte": 1, "after": 100, "limit": 5},
     {"status": "in-progress", "columns": "title"},
     {"after": 10**18},
     *(

@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 import pytest
 
-from service.generate import tasks
+from service.tasks.generate import tasks
 from service.team import TOKEN_COLUMNS, Team, of_token
 from simulator.launch import free_port
 from tests.conftest import Process, StartProcess, request_bytes, small_reader, until

@@ -7,11 +7,11 @@ from pathlib import Path
 import apsw
 import pytest
 
+from service.databases import open_database
 from service.errors import ConfigurationError
-from service.generate import tasks
 from service.settings import Settings
-from service.stores import open_store
-from service.table import NewTask
+from service.tasks.generate import tasks
+from service.tasks.model import NewTask
 from tests.conftest import Logged, Running, StartProcess, StartService, faults
 from tests.databases import SQLite
 from tests.test_failures import assert_broken, curl, slow_curl
@@ -188,7 +188,7 @@ async def test_an_address_with_more_than_a_path_makes_no_file(
     monkeypatch.chdir(tmp_path)
     address = address.format(folder=tmp_path)
     with pytest.raises(ConfigurationError) as said:
-        await open_store(Settings(database=address))
+        await open_database(Settings(database=address))
     assert repr(address) in said.value.message
     assert said.value.hint
     assert await asyncio.to_thread(lambda: list(tmp_path.iterdir())) == []

@@ -13,10 +13,10 @@ import aiohttp
 import apsw
 import pytest
 
-from service.generate import tasks
 from service.settings import MIB
-from service.stores import sqlite
-from service.table import NewTask
+from service.tasks import sqlite
+from service.tasks.generate import tasks
+from service.tasks.model import NewTask
 from tests.conftest import AUTHORIZATION, Logged, Process, StartProcess, StartService, until
 from tests.databases import SQLite
 

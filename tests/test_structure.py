@@ -1,6 +1,7 @@
 """The house rules: who may import whom, how long a file may be, what the README says."""
 
 import ast
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -8,19 +9,26 @@ from pathlib import Path
 import pytest
 
 from service.settings import Settings
+from service.tasks.routes import Tasks, task_routes
+from service.web.catalogue import Catalogue
 from service.web.exports import Exports
+from service.web.lists import Lists
 from service.web.operations import Operations
-from service.web.routes import all_routes
-from service.web.tasks import Tasks
+from service.web.routes import fixed_routes, relation_routes
 
 ROOT = Path(__file__).parent.parent
 SERVICE = (
-    ("service.errors", "service.settings", "service.signals", "service.table", "service.logs"),
-    ("service.team", "service.memory"),
-    ("service.metrics",),
-    ("service.generate", "service.stores"),
+    ("service.errors", "service.settings", "service.signals", "service.logs", "service.relation"),
+    ("service.query", "service.team", "service.memory"),
+    ("service.metrics", "service.formats"),
+    ("service.engines",),
+    ("service.tasks.model", "service.tasks.generate", "service.tasks.bodies"),
+    ("service.tasks.sqlite_schema", "service.tasks.postgres_schema"),
+    ("service.tasks.sqlite", "service.tasks.postgres"),
+    ("service.databases",),
     ("service.stream",),
     ("service.web",),
+    ("service.tasks.routes",),
     ("service.app",),
     ("service.workers",),
     ("service.command_line",),
@@ -101,6 +109,36 @@ def test_imports_inside_a_package_are_relative(package: str) -> None:
                 assert str(node.module).partition(".")[0] not in LAYERS, f"{path}:{node.lineno}"
 
 
+OF_A_TASK = {"title", "priority", "status", "pending", "completed"}
+"""Words of the tutorial's table."""
+OF_THE_WEB = {"title", "status"}
+"""Words that HTTP, RFC 9457 and HTML have, too, in a sense of their own."""
+
+
+def words(path: Path) -> set[str]:
+    """The words in a file's strings and attributes, but for its docstrings."""
+    tree = ast.parse(path.read_text("utf-8"))
+    # A string that is a statement of its own is a docstring.
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts: list[str] = []
+    for node in ast.walk(tree):
+        for name in ("attr", "value"):
+            text = getattr(node, name, None)
+            if isinstance(text, str) and id(node) not in said:
+                texts.append(text)
+    return set(re.findall(r"[a-z]+", " ".join(texts).lower()))
+
+
+def test_only_one_folder_knows_what_a_task_is() -> None:
+    """Outside `tasks/` no string and no attribute is about a column of the tutorial's table."""
+    for path in sources("service"):
+        folder = path.relative_to(ROOT).parts[1]
+        if folder == "tasks":
+            continue
+        allowed = OF_THE_WEB if folder in ("web", "command_line.py") else set()
+        assert not words(path) & OF_A_TASK - allowed, path
+
+
 def test_every_package_is_installed() -> None:
     """The list of packages in pyproject.toml names each folder that has Python files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -126,8 +164,11 @@ def test_the_readme_names_every_setting() -> None:
 def test_the_readme_names_every_route() -> None:
     """Each route stands in the README."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    unmade = [cls.__new__(cls) for cls in (Exports, Tasks, Operations)]
-    for route in all_routes(*unmade):  # type: ignore[arg-type]
+    catalogue, operations, exports, lists, tasks = (
+        cls.__new__(cls) for cls in (Catalogue, Operations, Exports, Lists, Tasks)
+    )
+    routes = fixed_routes(catalogue, operations) + relation_routes(exports, lists)
+    for route in routes + task_routes(tasks):
         assert f"`{route.path}`" in readme or f" {route.path}`" in readme, route.path
 
 

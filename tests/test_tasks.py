@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from service.generate import tasks
-from service.table import ID_HIGHEST
+from service.tasks.generate import tasks
+from service.tasks.model import ID_HIGHEST
 from tests.conftest import AUTHORIZATION, Running, StartProcess, StartService, request_bytes
 from tests.databases import EVERY_STORE, SQLITE_ALONE, Database, SQLite
 

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 import requests
 
-from service.table import NewTask
+from service.tasks.model import NewTask
 from simulator.launch import free_port, started
 from tests.conftest import AUTHORIZATION, AUTHORIZATION_LINE, TOKEN, Process, StartProcess
 from tests.databases import SQLite
@@ -34,7 +34,7 @@ PREFIX, BEHIND, LONG = 300, 4_000_000, 40_000
 """Tasks that come at once, 1 KB each; those behind them, which a filter leaves out: while many
 streams look for one more among them, all are in their middle for seconds, and nobody has to read
 slowly; the characters of a title that no row may have."""
-STANDING, FAILING = "/tasks/export.csv?min_priority=10", "/tasks/export.csv?min_priority=9"
+STANDING, FAILING = "/tasks/export.csv?priority__gte=10", "/tasks/export.csv?priority__gte=9"
 """An export that stands behind the prefix, and one that comes to the title that is too long."""
 ONE_AT_A_TIME = ("--read-threads", "1")
 """So that the streams stand for longer."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.generate import tasks
 from service.settings import KIB
 from service.stream.stream import Stream
+from service.tasks.generate import tasks
 from service.web.streams import StreamsOfAll
 from tests.conftest import (
     AUTHORIZATION_LINE,

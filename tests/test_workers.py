@@ -13,7 +13,7 @@ import aiohttp
 import psutil
 import pytest
 
-from service.generate import tasks
+from service.tasks.generate import tasks
 from tests.conftest import (
     AUTHORIZATION,
     Process,

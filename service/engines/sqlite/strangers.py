@@ -35,12 +35,14 @@ async def open_strangers(path: Path, settings: Settings) -> Connections:
 
 async def _try(path: Path, settings: Settings, address: str) -> Connections | StoreError:
     connections = Connections(path, settings.read_threads, address, READ_ONLY)
+
+    def look(connection: apsw.Connection) -> None:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        connections.opened()
+
     try:
-        await connections.read(
-            lambda connection: connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        )
+        await connections.read(look)
     except StoreError as fault:
         await connections.close()
         return fault
-    connections.opened()
     return connections

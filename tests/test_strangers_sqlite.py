@@ -1,0 +1,412 @@
+"""Every kind of table in a SQLite file that Weir did not make is streamed whole, by every key."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import Running, StartService
+from tests.databases import SQLite
+from tests.strangers import (
+    NUMBERS,
+    as_objects,
+    assert_csv,
+    fetch,
+    got,
+    key_text,
+    listed,
+    make,
+    ndjson_rows,
+    part,
+    read,
+    refusal,
+)
+
+ROWS = 60
+FILL = NUMBERS.format(ROWS)
+HARD = ("", "'", '"', ",", ";", "\n", "\r", "a,b", "%2C", "%", "+", " ", "ä", "🎉", "a\tb", "\\N ")
+
+
+class Kind(NamedTuple):
+    """A kind of table: what makes the table `t` and fills it, and by which columns it is read."""
+
+    made: tuple[str, ...]
+    key: tuple[str, ...]
+    order: str = ""
+
+
+KINDS = {
+    "integer primary key": Kind(
+        (
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)",
+            f"{FILL}INSERT INTO t SELECT i * 7 - 100, 'x' || i FROM n",
+        ),
+        ("id",),
+    ),
+    "no primary key": Kind(
+        ("CREATE TABLE t (a TEXT, b)", f"{FILL}INSERT INTO t SELECT i % 7, i FROM n"), ("rowid",)
+    ),
+    "rowid is a column": Kind(
+        ("CREATE TABLE t (rowid TEXT, b)", f"{FILL}INSERT INTO t SELECT 60 - i, i FROM n"),
+        ("_rowid_",),
+    ),
+    "sparse and negative": Kind(
+        (
+            "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a)",
+            f"{FILL}INSERT INTO t SELECT (i - 30) * 100000000000000007, i FROM n",
+            "INSERT INTO t VALUES (9223372036854775807, 1), (-9223372036854775808, 2), (3, 3)",
+        ),
+        ("id",),
+    ),
+    "integer primary key desc": Kind(
+        (
+            "CREATE TABLE t (id INTEGER PRIMARY KEY DESC, a)",
+            f"{FILL}INSERT INTO t SELECT iif(i % 5, i, NULL), i FROM n",
+        ),
+        ("rowid",),
+    ),
+    "composite with NULLs": Kind(
+        (
+            "CREATE TABLE t (a INTEGER, b INTEGER, c, PRIMARY KEY (a, b))",
+            f"{FILL}INSERT INTO t SELECT iif(i % 5, i, NULL), iif(i % 7, 1, NULL), i FROM n",
+        ),
+        ("rowid",),
+    ),
+    "text with NULLs": Kind(
+        (
+            "CREATE TABLE t (a TEXT PRIMARY KEY, b)",
+            f"{FILL}INSERT INTO t SELECT iif(i % 5, 'x' || i, NULL), i FROM n",
+        ),
+        ("rowid",),
+    ),
+    "text": Kind(
+        (
+            "CREATE TABLE t (a TEXT NOT NULL PRIMARY KEY, b)",
+            f"{FILL}INSERT INTO t SELECT 'x' || i, i FROM n",
+        ),
+        ("a",),
+    ),
+    "without rowid": Kind(
+        (
+            "CREATE TABLE t (b, a TEXT PRIMARY KEY) WITHOUT ROWID",
+            f"{FILL}INSERT INTO t SELECT i, 'x' || i FROM n",
+        ),
+        ("a",),
+    ),
+    "without rowid, composite": Kind(
+        (
+            "CREATE TABLE t (a INTEGER, b TEXT, c, PRIMARY KEY (b, a)) WITHOUT ROWID",
+            f"{FILL}INSERT INTO t SELECT i, i % 4, i FROM n",
+        ),
+        ("b", "a"),
+    ),
+    "without rowid, descending": Kind(
+        (
+            "CREATE TABLE t (a INTEGER, b TEXT, PRIMARY KEY (b DESC, a DESC)) WITHOUT ROWID",
+            f"{FILL}INSERT INTO t SELECT i, i % 4 FROM n",
+        ),
+        ("b", "a"),
+    ),
+    "strict": Kind(
+        (
+            "CREATE TABLE t (a TEXT PRIMARY KEY NOT NULL, i INT, r REAL, b BLOB, x ANY) STRICT",
+            f"{FILL}INSERT INTO t SELECT 'k' || i, i, i / 3.0, randomblob(i % 5), i FROM n",
+        ),
+        ("a",),
+    ),
+    "generated columns": Kind(
+        (
+            "CREATE TABLE t (a INTEGER PRIMARY KEY, v AS (a * 2), s TEXT AS ('s' || a) STORED)",
+            f"{FILL}INSERT INTO t (a) SELECT i FROM n",
+        ),
+        ("a",),
+    ),
+    "generated key": Kind(
+        (
+            "CREATE TABLE t (b, g TEXT NOT NULL AS ('s' || b) STORED)",
+            "CREATE UNIQUE INDEX u ON t (g)",
+            f"{FILL}INSERT INTO t (b) SELECT i FROM n",
+        ),
+        ("g",),
+    ),
+    "fts5": Kind(
+        (
+            "CREATE VIRTUAL TABLE t USING fts5(a, b)",
+            f"{FILL}INSERT INTO t SELECT 'word ' || i, 'more ' || i FROM n",
+        ),
+        ("rowid",),
+    ),
+    "unique index": Kind(
+        (
+            "CREATE TABLE t (a TEXT, b TEXT NOT NULL, c INTEGER NOT NULL)",
+            "CREATE UNIQUE INDEX nullable ON t (a)",
+            "CREATE UNIQUE INDEX partial ON t (c) WHERE c > 7",
+            "CREATE UNIQUE INDEX expression ON t (lower(b))",
+            'CREATE UNIQUE INDEX "an \'index""" ON t (c, b)',
+            f"{FILL}INSERT INTO t SELECT NULL, 'x' || i, i % 7 FROM n",
+        ),
+        ("c", "b"),
+    ),
+    "nocase": Kind(
+        (
+            "CREATE TABLE t (a TEXT NOT NULL COLLATE NOCASE PRIMARY KEY, b)",
+            f"{FILL}INSERT INTO t SELECT iif(i % 2, 'Ab', 'aB') || i, i FROM n",
+        ),
+        ("a",),
+    ),
+    "collation of the index alone": Kind(
+        (
+            "CREATE TABLE t (a TEXT NOT NULL, b)",
+            "CREATE UNIQUE INDEX u ON t (a COLLATE NOCASE)",
+            f"{FILL}INSERT INTO t SELECT iif(i % 2, 'Ab', 'aB') || i, i FROM n",
+        ),
+        ("a",),
+        "a COLLATE NOCASE",
+    ),
+    "rtrim": Kind(
+        (
+            "CREATE TABLE t (a TEXT NOT NULL COLLATE RTRIM PRIMARY KEY, b)",
+            f"{FILL}INSERT INTO t SELECT i || iif(i % 2, '', '  '), i FROM n",
+        ),
+        ("a",),
+    ),
+    "descending index": Kind(
+        (
+            "CREATE TABLE t (a TEXT NOT NULL, b)",
+            "CREATE UNIQUE INDEX u ON t (a DESC)",
+            f"{FILL}INSERT INTO t SELECT 'x' || i, i FROM n",
+        ),
+        ("a",),
+    ),
+    "mixed directions": Kind(
+        (
+            "CREATE TABLE t (a TEXT, b INTEGER, c, PRIMARY KEY (a, b DESC)) WITHOUT ROWID",
+            f"{FILL}INSERT INTO t SELECT i % 5, i, 'x' FROM n",
+        ),
+        ("a", "b"),
+    ),
+    "five columns": Kind(
+        (
+            "CREATE TABLE t (a INT, b TEXT, c REAL, d BLOB, e INT, PRIMARY KEY (a, b, c, d, e))"
+            " WITHOUT ROWID",
+            f"{FILL}INSERT INTO t SELECT i % 2, i % 3, i % 4 / 4.0, CAST(i % 5 AS BLOB), i FROM n",
+        ),
+        ("a", "b", "c", "d", "e"),
+    ),
+    "six columns": Kind(
+        (
+            "CREATE TABLE t (a NOT NULL, b NOT NULL, c NOT NULL, d NOT NULL, e NOT NULL,"
+            " f NOT NULL, PRIMARY KEY (a, b, c, d, e, f))",
+            f"{FILL}INSERT INTO t SELECT i % 2, 1, 1, 1, 1, i FROM n",
+        ),
+        ("rowid",),
+    ),
+    "bytes": Kind(
+        (
+            "CREATE TABLE t (a BLOB NOT NULL PRIMARY KEY, b)",
+            f"{FILL}INSERT INTO t SELECT CAST('x' || i AS BLOB), i FROM n",
+            "INSERT INTO t VALUES (x'', 1), (x'00', 2), (x'ff00', 3)",
+        ),
+        ("a",),
+    ),
+    "reals": Kind(
+        (
+            "CREATE TABLE t (a REAL NOT NULL PRIMARY KEY, b)",
+            f"{FILL}INSERT INTO t SELECT (i - 30) / 7.0, i FROM n",
+            "INSERT INTO t VALUES (9e999, 1), (-9e999, 2), (1e300, 3), (5e-324, 4)",
+        ),
+        ("a",),
+    ),
+    "one row": Kind(("CREATE TABLE t (a)", "INSERT INTO t VALUES (1)"), ("rowid",)),
+    "empty": Kind(("CREATE TABLE t (a TEXT PRIMARY KEY NOT NULL, b)",), ("a",)),
+}
+
+
+async def streamed_whole(service: Running, path: Path, kind: Kind) -> None:
+    """Both formats, the rest behind every row, and the lists have just the rows of the table."""
+    names = [
+        name
+        for name, *_ in read(path, "SELECT name FROM pragma_table_xinfo('t') WHERE hidden <> 1")
+    ]
+    columns = ", ".join(f'"{name}"' for name in names)
+    order = kind.order or ", ".join(kind.key)
+    rows = read(path, f"SELECT {columns} FROM t ORDER BY {order}")
+    keys = read(path, f"SELECT {', '.join(kind.key)} FROM t ORDER BY {order}")
+    objects = as_objects(names, rows)
+    assert_csv(await got(service, "/t/export.csv?null=%5CN"), names, rows)
+    assert ndjson_rows(await got(service, "/t/stream.ndjson")) == objects
+    for number, key in enumerate(keys, 1):
+        after = key_text(key)
+        rest = ndjson_rows(await got(service, f"/t/stream.ndjson?after={after}"))
+        assert rest == objects[number:], after
+        part_of_it = await got(service, f"/t/stream.ndjson?limit=3&after={after}")
+        assert ndjson_rows(part_of_it) == objects[number : number + 3]
+    assert await listed(service, "t") == objects
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("page_bytes", [1_024, 16_384])
+async def test_every_kind_of_table_is_streamed(
+    start: StartService, tmp_path: Path, kind: Kind, page_bytes: int
+) -> None:
+    """Whatever kind of table and key: each row once, in order, and the rest behind any of them."""
+    path = make(tmp_path / "shop.db", *kind.made)
+    service = await start(where=SQLite(path), page_bytes=page_bytes)
+    (table,) = [
+        each for each in json.loads(await got(service, "/tables"))["tables"] if each["name"] == "t"
+    ]
+    assert table["key"] == list(kind.key)
+    await streamed_whole(service, path, kind)
+
+
+async def test_hard_texts_are_keys(start: StartService, tmp_path: Path) -> None:
+    """Keys of commas, quotes, line ends, percents and nothing at all are resumed behind."""
+    path = tmp_path / "shop.db"
+    rows = [(left, right) for left in HARD for right in HARD]
+    make(
+        path,
+        "CREATE TABLE t (a TEXT, b TEXT, PRIMARY KEY (a, b)) WITHOUT ROWID",
+        many=[("INSERT INTO t VALUES (?, ?)", rows)],
+    )
+    service = await start(where=SQLite(path), page_bytes=1_024)
+    await streamed_whole(service, path, Kind((), ("a", "b")))
+
+
+NAMES = (
+    "a b",
+    'a "quoted" name',
+    "it's",
+    "a,b",
+    "a/b/c",
+    "100%",
+    "%2F",
+    "a?b&c=d#e",
+    "Straße 🎉",
+    "select",
+    "from",
+    "range",
+    "source",
+    "last",
+    "clock",
+    "tables",
+    "metrics",
+    "tasks",
+    "streams",
+    "task",
+    "json_each",
+    "pragma_table_list",
+    "a[1]*",
+    "{id}",
+    "a;DROP TABLE b;--",
+    "export.csv",
+    "+",
+    "\\",
+    "x" * 200,
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_tables_of_every_name(start: StartService, tmp_path: Path, name: str) -> None:
+    """A table is served under its name, whatever that is, and so are columns of that name."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    column = '"' + name.replace('"', '""') + ' c"'
+    path = make(
+        tmp_path / "shop.db",
+        f"CREATE TABLE {quoted} (id INTEGER PRIMARY KEY, {column} TEXT)",
+        f"{FILL}INSERT INTO {quoted} SELECT i, 'x' || i FROM n",
+    )
+    service = await start(where=SQLite(path), page_bytes=1_024)
+    names = ["id", f"{name} c"]
+    rows = read(path, f"SELECT * FROM {quoted} ORDER BY id")
+    assert_csv(await got(service, f"/{part(name)}/export.csv?null=%5CN"), names, rows)
+    body = await got(service, f"/{part(name)}/stream.ndjson?columns={part(names[1])},id")
+    assert ndjson_rows(body) == [{names[1]: text, "id": number} for number, text in rows]
+    body = await got(service, f"/{part(name)}/stream.ndjson?{part(names[1])}=x7")
+    assert ndjson_rows(body) == [{"id": 7, names[1]: "x7"}]
+    catalogue = json.loads(await got(service, "/tables"))["tables"]
+    assert [each["name"] for each in catalogue] == [name]
+    if name not in ("tables", "metrics", "streams"):  # a fixed route wins over these
+        assert await listed(service, name, 50) == as_objects(names, rows)
+
+
+COLUMNS = (
+    "n", "lines", "after0", "until0", "range", "source", "seq", "clock", "last", "rowid", "oid",
+    "main", "key", "select", "limit_", "a__eq", "__", "x'y", 'x"y', "x,y", "x%y", "x y", "", "ä",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+async def test_columns_of_every_name(start: StartService, tmp_path: Path, name: str) -> None:
+    """A column of any name is written, selected, filtered by, and the key of its table."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    path = make(
+        tmp_path / "shop.db",
+        f"CREATE TABLE t ({quoted} INTEGER NOT NULL, other TEXT)",
+        f"CREATE UNIQUE INDEX u ON t ({quoted})",
+        f"{FILL}INSERT INTO t SELECT i * 3, 'x' || i FROM n",
+    )
+    service = await start(where=SQLite(path), page_bytes=1_024)
+    rows = read(path, f"SELECT * FROM t ORDER BY {quoted}")
+    assert_csv(await got(service, "/t/export.csv?null=%5CN"), [name, "other"], rows)
+    assert_csv(await got(service, "/t/export.csv?after=90"), [name, "other"], rows[30:])
+    body = await got(service, f"/t/export.csv?{part(name)}__gt=90&columns=other,{part(name)}")
+    assert_csv(body, ["other", name], [row[::-1] for row in rows[30:]])
+
+
+async def test_a_thousand_columns(start: StartService, tmp_path: Path) -> None:
+    """A table of a thousand columns with long names is streamed in both formats."""
+    path = tmp_path / "shop.db"
+    names = [f"column {number} {'x' * 30}" for number in range(1_000)]
+    columns = ", ".join(f'"{name}"' for name in names)
+    rows = [tuple(row * 1_000 + at for at in range(1_000)) for row in range(20)]
+    make(
+        path,
+        f"CREATE TABLE t ({columns})",
+        many=[(f"INSERT INTO t VALUES ({', '.join('?' * 1_000)})", rows)],
+    )
+    service = await start(where=SQLite(path), read_threads=4)
+    for _ in range(3):
+        assert_csv(await got(service, "/t/export.csv"), names, rows)
+        assert ndjson_rows(await got(service, "/t/stream.ndjson")) == as_objects(names, rows)
+
+
+async def test_views_want_a_key(start: StartService, tmp_path: Path) -> None:
+    """A view is refused with what would help, listed so in the catalogue, and read with --key."""
+    path = make(
+        tmp_path / "shop.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)",
+        f"{FILL}INSERT INTO t SELECT i, 'x' || i FROM n",
+        "CREATE VIEW v AS SELECT id * 2 AS twice, a FROM t WHERE id > 3",
+        "CREATE VIRTUAL TABLE r USING rtree(id, low, high)",
+    )
+    service = await start(where=SQLite(path))
+    catalogue = {each["name"]: each for each in json.loads(await got(service, "/tables"))["tables"]}
+    for name in ("v", "r"):
+        for route in ("/export.csv", "/stream.ndjson", ""):
+            status, code, words = await refusal(service, f"/{name}{route}")
+            assert (status, code) == (409, "no_key")
+            assert f"--key {name}=" in words
+        assert catalogue[name]["key"] is None
+        assert catalogue[name]["can"] == []
+        assert f"--key {name}=" in catalogue[name]["key_source"]
+    service = await start(where=SQLite(path), key=("v=twice", "r=id"), page_bytes=1_024)
+    rows = read(path, "SELECT * FROM v ORDER BY twice")
+    assert_csv(await got(service, "/v/export.csv"), ["twice", "a"], rows)
+    assert_csv(await got(service, "/v/export.csv?after=60"), ["twice", "a"], rows[27:])
+    assert await got(service, "/r/export.csv") == b"id,low,high\n"
+
+
+async def test_shadow_and_inner_tables_are_not_served(start: StartService, tmp_path: Path) -> None:
+    """What SQLite itself keeps in a file is in no catalogue, and asked for it is not there."""
+    path = make(
+        tmp_path / "shop.db",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a)",
+        "CREATE VIRTUAL TABLE words USING fts5(a)",
+        "ANALYZE",
+    )
+    service = await start(where=SQLite(path))
+    tables = json.loads(await got(service, "/tables"))["tables"]
+    assert [each["name"] for each in tables] == ["t", "words"]
+    for name in ("sqlite_schema", "sqlite_sequence", "sqlite_stat1", "words_data", "T"):
+        assert (await fetch(service, f"/{name}/export.csv"))[0] == 404

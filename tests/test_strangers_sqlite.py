@@ -23,7 +23,7 @@ from tests.strangers import (
     refusal,
 )
 
-ROWS = 60
+ROWS = 40
 FILL = NUMBERS.format(ROWS)
 HARD = ("", "'", '"', ",", ";", "\n", "\r", "a,b", "%2C", "%", "+", " ", "ä", "🎉", "a\tb", "\\N ")
 
@@ -54,7 +54,7 @@ KINDS = {
     "sparse and negative": Kind(
         (
             "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a)",
-            f"{FILL}INSERT INTO t SELECT (i - 30) * 100000000000000007, i FROM n",
+            f"{FILL}INSERT INTO t SELECT (i - 20) * 100000000000000007, i FROM n",
             "INSERT INTO t VALUES (9223372036854775807, 1), (-9223372036854775808, 2), (3, 3)",
         ),
         ("id",),
@@ -179,13 +179,6 @@ KINDS = {
         ),
         ("a",),
     ),
-    "mixed directions": Kind(
-        (
-            "CREATE TABLE t (a TEXT, b INTEGER, c, PRIMARY KEY (a, b DESC)) WITHOUT ROWID",
-            f"{FILL}INSERT INTO t SELECT i % 5, i, 'x' FROM n",
-        ),
-        ("a", "b"),
-    ),
     "five columns": Kind(
         (
             "CREATE TABLE t (a INT, b TEXT, c REAL, d BLOB, e INT, PRIMARY KEY (a, b, c, d, e))"
@@ -213,7 +206,7 @@ KINDS = {
     "reals": Kind(
         (
             "CREATE TABLE t (a REAL NOT NULL PRIMARY KEY, b)",
-            f"{FILL}INSERT INTO t SELECT (i - 30) / 7.0, i FROM n",
+            f"{FILL}INSERT INTO t SELECT (i - 20) / 7.0, i FROM n",
             "INSERT INTO t VALUES (9e999, 1), (-9e999, 2), (1e300, 3), (5e-324, 4)",
         ),
         ("a",),
@@ -246,13 +239,12 @@ async def streamed_whole(service: Running, path: Path, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("page_bytes", [1_024, 16_384])
 async def test_every_kind_of_table_is_streamed(
-    start: StartService, tmp_path: Path, kind: Kind, page_bytes: int
+    start: StartService, tmp_path: Path, kind: Kind
 ) -> None:
     """Whatever kind of table and key: each row once, in order, and the rest behind any of them."""
     path = make(tmp_path / "shop.db", *kind.made)
-    service = await start(where=SQLite(path), page_bytes=page_bytes)
+    service = await start(where=SQLite(path), page_bytes=1_024)
     (table,) = [
         each for each in json.loads(await got(service, "/tables"))["tables"] if each["name"] == "t"
     ]
@@ -349,9 +341,9 @@ async def test_columns_of_every_name(start: StartService, tmp_path: Path, name: 
     service = await start(where=SQLite(path), page_bytes=1_024)
     rows = read(path, f"SELECT * FROM t ORDER BY {quoted}")
     assert_csv(await got(service, "/t/export.csv?null=%5CN"), [name, "other"], rows)
-    assert_csv(await got(service, "/t/export.csv?after=90"), [name, "other"], rows[30:])
-    body = await got(service, f"/t/export.csv?{part(name)}__gt=90&columns=other,{part(name)}")
-    assert_csv(body, ["other", name], [row[::-1] for row in rows[30:]])
+    assert_csv(await got(service, "/t/export.csv?after=60"), [name, "other"], rows[20:])
+    body = await got(service, f"/t/export.csv?{part(name)}__gt=60&columns=other,{part(name)}")
+    assert_csv(body, ["other", name], [row[::-1] for row in rows[20:]])
 
 
 async def test_a_thousand_columns(start: StartService, tmp_path: Path) -> None:
@@ -379,22 +371,26 @@ async def test_views_want_a_key(start: StartService, tmp_path: Path) -> None:
         f"{FILL}INSERT INTO t SELECT i, 'x' || i FROM n",
         "CREATE VIEW v AS SELECT id * 2 AS twice, a FROM t WHERE id > 3",
         "CREATE VIRTUAL TABLE r USING rtree(id, low, high)",
+        "CREATE TABLE m (a TEXT, b INTEGER, PRIMARY KEY (a, b DESC)) WITHOUT ROWID",
+        f"{FILL}INSERT INTO m SELECT i % 5, i FROM n",
     )
     service = await start(where=SQLite(path))
     catalogue = {each["name"]: each for each in json.loads(await got(service, "/tables"))["tables"]}
-    for name in ("v", "r"):
+    for name in ("v", "r", "m"):
         for route in ("/export.csv", "/stream.ndjson", ""):
             status, code, words = await refusal(service, f"/{name}{route}")
             assert (status, code) == (409, "no_key")
-            assert f"--key {name}=" in words
+            assert "unique index" in words if name == "m" else f"--key {name}=" in words
         assert catalogue[name]["key"] is None
         assert catalogue[name]["can"] == []
-        assert f"--key {name}=" in catalogue[name]["key_source"]
-    service = await start(where=SQLite(path), key=("v=twice", "r=id"), page_bytes=1_024)
+        assert catalogue[name]["key_source"] in words
+    service = await start(where=SQLite(path), key=("v=twice", "r=id", "m=a,b"), page_bytes=1_024)
     rows = read(path, "SELECT * FROM v ORDER BY twice")
     assert_csv(await got(service, "/v/export.csv"), ["twice", "a"], rows)
     assert_csv(await got(service, "/v/export.csv?after=60"), ["twice", "a"], rows[27:])
     assert await got(service, "/r/export.csv") == b"id,low,high\n"
+    rows = read(path, "SELECT * FROM m ORDER BY a, b")
+    assert_csv(await got(service, "/m/export.csv"), ["a", "b"], rows)
 
 
 async def test_shadow_and_inner_tables_are_not_served(start: StartService, tmp_path: Path) -> None:

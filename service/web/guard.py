@@ -32,6 +32,7 @@ def register(app: web.Application, routes: list[Route], tokens: Tokens, metrics:
     for route in routes:
         handler = _guarded(route, tokens)
         path = route.path.replace("{id}", f"{{id:(?!{names})[^/]+}}")
+        path = path.replace("{table}", "{table:[^/]+}")  # by itself it would take no braces
         for method in (route.method, "HEAD") if route.method == "GET" else (route.method,):
             app.router.add_route(method, path, handler)
     app.middlewares.append(_refusals(metrics))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -41,12 +41,9 @@ def relations(
     """
     counts = _row_counts(connection)
     found = []
-    for table, kind, without_rowid, strict in rows(
-        connection,
-        "SELECT name, type, wr, strict FROM pragma_table_list"
-        " WHERE schema = 'main' AND type IN ('table', 'view', 'virtual')"
-        " AND name NOT LIKE 'sqlite^_%' ESCAPE '^' ORDER BY name",
-    ):
+    for _, table, kind, _, without_rowid, strict in sorted(_pragma(connection, "table_list")):
+        if kind not in ("table", "view", "virtual") or table.lower().startswith("sqlite_"):
+            continue
         try:
             columns, primary = _columns(connection, table, without_rowid or strict)
         except apsw.Error:  # a view of what is there no longer, or a module that is not loaded
@@ -81,17 +78,23 @@ def _columns(
 ) -> tuple[list[Column], list[str]]:
     """The columns of a table, and the names of those of its primary key, in its order."""
     columns, primary = [], {}
-    for column, declared, not_null, primary_at, hidden in rows(
-        connection, 'SELECT name, type, "notnull", pk, hidden FROM pragma_table_xinfo(?)', (table,)
+    # Only another name of the row's number is never NULL by itself: it has no index of its own.
+    row_number = "" if _has_primary_index(connection, table) else "INTEGER"
+    for _, column, declared, not_null, _, primary_at, hidden in _pragma(
+        connection, "table_xinfo", table
     ):
         if hidden == 1:  # of a virtual table: no value, but an argument
             continue
-        row_number = primary_at and declared.upper() == "INTEGER"
-        nullable = not (not_null or row_number or (primary_at and primary_is_not_null))
+        is_row_number = primary_at and declared.upper() == row_number
+        nullable = not (not_null or is_row_number or (primary_at and primary_is_not_null))
         columns.append(Column(column, declared, kind_of(declared), nullable))
         if primary_at:
             primary[primary_at] = column
     return columns, [primary[at] for at in sorted(primary)]
+
+
+def _has_primary_index(connection: apsw.Connection, table: str) -> bool:
+    return any(origin == "pk" for *_, origin, _ in _pragma(connection, "index_list", table))
 
 
 KINDS = (
@@ -177,14 +180,14 @@ def _unique_indexes(connection: apsw.Connection, table: str) -> list[_Index]:
     """The unique indexes of a table that order all its rows, by columns, all in one direction."""
     collations = {each.upper() for _, each in rows(connection, "PRAGMA collation_list")}
     found = []
-    for index, origin in rows(
-        connection,
-        'SELECT name, origin FROM pragma_index_list(?) WHERE "unique" AND NOT partial',
-        (table,),
-    ):
-        parts = rows(
-            connection, 'SELECT name, "desc", coll FROM pragma_index_xinfo(?) WHERE key', (index,)
-        )
+    for _, index, unique, origin, partial in _pragma(connection, "index_list", table):
+        if partial or not unique:
+            continue
+        parts = [
+            (column, descending, coll)
+            for _, _, column, descending, coll, in_key in _pragma(connection, "index_xinfo", index)
+            if in_key
+        ]
         if any(column is None or coll.upper() not in collations for column, _, coll in parts):
             continue  # an expression, or an order that this program does not know
         if len({descending for _, descending, _ in parts}) > 1:
@@ -195,6 +198,11 @@ def _unique_indexes(connection: apsw.Connection, table: str) -> list[_Index]:
         )
         found.append(_Index(index, origin, tuple(column for column, _, _ in parts), terms))
     return found
+
+
+def _pragma(connection: apsw.Connection, what: str, of: str | None = None) -> list[Any]:
+    """What SQLite tells of the file. As a statement: a table may have the name of the function."""
+    return rows(connection, f"PRAGMA main.{what}" + ("" if of is None else f"({name(of)})"))
 
 
 def _row_counts(connection: apsw.Connection) -> dict[str, int]:

@@ -15,6 +15,9 @@ HEAD_BYTES = 20
 """What comes before each page: how many rows it has, and how many bytes, in digits."""
 SEQ_BYTES = 20
 """What comes before all pages: how far the database had come, in digits."""
+SOURCE = "source"
+"""What the relation is called in a statement. Each of its columns is named with it in front: a name
+alone would mean one of ours where the two are the same, and a text where the column is gone."""
 STATEMENTS = 256
 """Texts of statements that are remembered; making one takes longer than many a page."""
 COMPARED = {
@@ -39,7 +42,7 @@ def key_of(query: Query) -> Key:
 def last_statement(query: Query, clock: str) -> str:
     """How far the database has come, and the relation's highest key: a row, or NULLs in it."""
     key = key_of(query)
-    terms, backward = ", ".join(key.terms), ", ".join(f"{term} DESC" for term in key.terms)
+    terms, backward = _terms(key), ", ".join(f"{SOURCE}.{term} DESC" for term in key.terms)
     last = f"SELECT {terms} {_source(query)} ORDER BY {backward} LIMIT 1"
     return f"SELECT clock.*, last.* FROM (SELECT {clock}) AS clock LEFT JOIN ({last}) AS last"
 
@@ -50,7 +53,7 @@ def fence_statement(query: Query, *, first: bool) -> str:
     Bindings: the key behind which to start, unless it is the first; the last key; rows less one.
     """
     key = key_of(query)
-    terms = ", ".join(key.terms)
+    terms = _terms(key)
     behind = "" if first else f"{_compare(key, '>', _marks(key))} AND "
     return (
         f"SELECT {terms} {_source(query)} WHERE {behind}{_compare(key, '<=', _marks(key))}"
@@ -72,21 +75,21 @@ def pages_statement(
     values of the filters; and if limited, most rows of a page.
     """
     key = key_of(shape)
-    after = ", ".join(f"after{at}" for at in range(len(key.terms)))
-    until = ", ".join(f"until{at}" for at in range(len(key.terms)))
+    after = [f"after{at}" for at in range(len(key.terms))]
+    until = [f"until{at}" for at in range(len(key.terms))]
     mark = f"({', '.join('?' * 2 * len(key.terms))})"
-    conditions = [] if first else [_compare(key, ">", after)]
-    conditions += [_compare(key, "<=", until), *map(_condition, shape.filters)]
+    conditions = [] if first else [_compare(key, ">", _of_range(after))]
+    conditions += [_compare(key, "<=", _of_range(until)), *map(_condition, shape.filters)]
     rows = (
         f"SELECT {_selected(shape)} {_source(shape)} WHERE {' AND '.join(conditions)}"
-        f" ORDER BY {', '.join(key.terms)}{' LIMIT ?' if limited else ''}"
+        f" ORDER BY {_terms(key)}{' LIMIT ?' if limited else ''}"
     )
     page = (
         f"SELECT format('{HEAD}', n, octet_length(lines)) || lines FROM (SELECT count(*) AS n,"
         f" coalesce(group_concat({line(shape, 4 if wide else 2)}, ''), '') AS lines FROM ({rows}))"
     )
     seq = f"format('%0{SEQ_BYTES}d', {clock})"
-    ranges = f"WITH range({after}, {until}) AS (VALUES {', '.join([mark] * count)})"
+    ranges = f"WITH range({', '.join(after + until)}) AS (VALUES {', '.join([mark] * count)})"
     if wide:
         return f"{ranges} SELECT {seq} || ({page}) FROM range"
     return f"{ranges} SELECT CAST({seq} || group_concat(({page}), '') AS BLOB) FROM range"
@@ -104,12 +107,22 @@ def filter_values(query: Query) -> list[Any]:
 
 def _selected(shape: Query) -> str:
     """What a line is made of, and no more: a long value in another column is not even read."""
-    return "*" if shape.relation.plain else ", ".join(map(name, shape.columns))
+    columns = [f"{SOURCE}.{name(column)}" for column in shape.columns]
+    return "*" if shape.relation.plain else ", ".join(columns)
 
 
 def _source(query: Query) -> str:
     key = key_of(query)
-    return f"FROM {name(query.relation.name)} {key.access}"
+    relation = query.relation
+    return f"FROM {name(relation.schema)}.{name(relation.name)} AS {SOURCE} {key.access}"
+
+
+def _terms(key: Key) -> str:
+    return ", ".join(f"{SOURCE}.{term}" for term in key.terms)
+
+
+def _of_range(names: list[str]) -> str:
+    return ", ".join(f"range.{each}" for each in names)
 
 
 def _marks(key: Key) -> str:
@@ -117,11 +130,11 @@ def _marks(key: Key) -> str:
 
 
 def _compare(key: Key, operator: str, values: str) -> str:
-    return f"({', '.join(key.terms)}) {operator} ({values})"
+    return f"({_terms(key)}) {operator} ({values})"
 
 
 def _condition(each: Filter) -> str:
-    column = name(each.column)
+    column = f"{SOURCE}.{name(each.column)}"
     if each.operator is Operator.NULL:
         return f"{column} IS {'NULL' if each.values[0] == 'true' else 'NOT NULL'}"
     if each.operator is Operator.IN:

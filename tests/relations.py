@@ -1,6 +1,6 @@
 """Reads relations of a stranger's PostgreSQL database through the engine, with no HTTP between."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from random import Random
@@ -13,7 +13,7 @@ from service.engines.postgres.catalogue import PostgresCatalogue
 from service.engines.postgres.reader import PostgresReader
 from service.engines.postgres.servers import PINS
 from service.engines.postgres.tables import PostgresRelation
-from service.query import Filter, Format, KeyValues, Operator, Query, Range
+from service.query import Filter, Format, Operator, Query
 from service.settings import Settings
 from service.stores import postgres_server
 from service.stores.postgres_server import Server
@@ -100,8 +100,3 @@ async def weir(url: str, user: str = "", **settings: Any) -> AsyncIterator[Weir]
 def where(column: str, operator: str, *values: str) -> Filter:
     """A filter as a client would ask for it."""
     return Filter(f"{column}__{operator}", column, Operator(operator), values)
-
-
-def halves(ranges: list[Range]) -> Iterator[KeyValues]:
-    """The upper ends of ranges."""
-    return (range_.until for range_ in ranges)

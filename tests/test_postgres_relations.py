@@ -131,13 +131,13 @@ async def test_a_person_says_what_the_key_is(engine: Weir) -> None:
     await engine.sql.execute(
         "CREATE VIEW v AS SELECT i % 7 AS a, i AS b FROM generate_series(1, 300) i"
     )
-    keys = {"keys": {"v": ("a", "b")}}
+    keys = {"v": ("a", "b")}
     rows = await engine.sql.fetch("SELECT a, b FROM v ORDER BY a, b")
     lines = "".join(f"{a},{b}\n" for a, b in rows).encode()
-    assert await engine.lines(await engine.query("v", **keys)) == lines
+    assert await engine.lines(await engine.query("v", keys=keys)) == lines
     await engine.sql.execute("CREATE OR REPLACE VIEW v AS SELECT 1 AS a, NULL::int AS b")
     with pytest.raises(Exception, match="a column of its key is NULL"):
-        await engine.lines(await engine.query("v", **keys))
+        await engine.lines(await engine.query("v", keys=keys))
 
 
 HOSTILE = (

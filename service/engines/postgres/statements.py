@@ -64,9 +64,7 @@ def _fault(relation: PostgresRelation, columns: tuple[str, ...]) -> str:
     made_anew = f"{literal(name)}::regclass::oid <> {relation.oid}"
     now = ", ".join(f"pg_typeof(x.{identifier(column)})" for column in columns)
     then = ",".join(str(relation.types[column].oid) for column in columns)
-    retyped = (
-        f"(SELECT ARRAY[{now}]::oid[] <> '{{{then}}}' FROM (SELECT (NULL::{name}).*) AS x)"
-    )
+    retyped = f"(SELECT ARRAY[{now}]::oid[] <> '{{{then}}}' FROM (SELECT (NULL::{name}).*) AS x)"
     fault = f"CASE WHEN {made_anew} THEN 1 WHEN {retyped} THEN 2"
     if relation.index:
         fault += (

@@ -180,7 +180,7 @@ def csv_line(query: Query, given: Sequence[Cell], *, plain: bool) -> str:
     careful = _cells(query, given, lambda cell: _careful(query, cell))
     if plain:
         return _cells(query, given, lambda cell: cell.name)
-    if query.null or not tested(query, given):
+    if query.null or len(given) == 1 or not tested(query, given):
         return careful
     simple = _cells(query, given, lambda cell: _simple(query, cell))
     return f"CASE WHEN {_special('tested')} THEN {careful} ELSE {simple} END"

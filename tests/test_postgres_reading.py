@@ -11,12 +11,12 @@ from random import Random
 import pytest
 
 from service.engines.postgres import statements
-from service.engines.postgres.servers import PINS
+from service.engines.postgres.server import _READING
+from service.engines.postgres.servers import BehindError
+from service.engines.postgres.statements import POSITION
 from service.engines.postgres.tables import RelationError
 from service.errors import InvalidError, RowTooLargeError, StoreError
 from service.query import Filter, Format, Query, Range
-from service.stores.postgres_server import _READING
-from service.stores.postgres_servers import BehindError
 from tests.postgres import Cluster, Postgres
 from tests.relations import Weir, weir, where
 
@@ -329,12 +329,12 @@ async def test_pages_come_along_the_index(
     query = replace(query, until=start.until)
     ranges = await engine.reader.cut(query, None, 10, 5)
     relation = (await engine.relations())["t"]
-    for name, value in (_READING | PINS).items():
+    for name, value in _READING.items():
         await engine.sql.execute("SELECT set_config($1, $2, false)", name, value)
     for statement in (
-        statements.start(relation, query),
+        statements.start(relation, query, POSITION),
         statements.fences(relation, ranges[0].until, start.until, 10, 5),
-        statements.pages(relation, query, ranges, None, 1000),
+        statements.pages(relation, query, ranges, None, 1000, position=POSITION),
     ):
         plan = "\n".join(row[0] for row in await engine.sql.fetch(f"EXPLAIN {statement}"))
         assert "t_pkey" in plan

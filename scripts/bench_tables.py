@@ -52,7 +52,7 @@ def kinds(sqlite: bool) -> list[Kind]:
         hexadecimal = "printf('%08x%08x', (n * 2654435761) % 4294967296, n)"
         text = f"{hexadecimal} || 'abcd'"
         uuid = f"{hexadecimal} || '-0000-4000-8000'"
-        random = "(n * 6364136223846793005) & 9223372036854775807"
+        random = "((n * 2654435761) % 4294967296) * 2000000000 + n"
         wide = [
             f"iif({at} % 4 = 0, n + {at}, iif({at} % 4 = 1, n / 3.0, 't' || n))"
             for at in range(COLUMNS - 1)

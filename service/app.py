@@ -84,7 +84,7 @@ async def serve(settings: Settings, reload: asyncio.Event | None = None) -> Asyn
 
     reload: when it is set, the token file is read again.
     """
-    tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
+    tokens = await asyncio.to_thread(load_tokens, settings)
     database = await open_database(settings)
     try:
         settings, bound = await fit(database.settings)
@@ -104,6 +104,12 @@ async def serve(settings: Settings, reload: asyncio.Event | None = None) -> Asyn
         await database.close()
 
 
+def load_tokens(settings: Settings) -> Tokens:
+    """The tokens that these settings let in; ConfigurationError when their file is unfit."""
+    roles = not settings.database.startswith("sqlite:")
+    return Tokens.load(settings.tokens, settings.host, roles=roles)
+
+
 async def reload_tokens(settings: Settings, reload: asyncio.Event, accept: AcceptTokens) -> None:
     """Read the token file again whenever the event is set; a bad one changes nothing."""
     while True:
@@ -113,7 +119,7 @@ async def reload_tokens(settings: Settings, reload: asyncio.Event, accept: Accep
             log.info("told to read the token file again: there is none")
             continue
         try:
-            tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
+            tokens = await asyncio.to_thread(load_tokens, settings)
         except ConfigurationError as error:
             log.error("the tokens stay as they were", reason=error.message, hint=error.hint)
             continue
@@ -178,8 +184,8 @@ async def serving(
         budgets = Budgets(ahead, large_rows)
         routes = fixed_routes(Catalogue(relations), operations)
         if database.tasks is not None:
-            places = max(1, settings.max_writes // team.size)
-            routes += task_routes(Tasks(database.tasks, settings, places))
+            slots = max(1, settings.max_writes // team.size)
+            routes += task_routes(Tasks(database.tasks, settings, slots))
         routes += relation_routes(
             Exports(engine.reader, relations, admission, budgets, metrics),
             Lists(engine.reader, relations, large_rows, settings),

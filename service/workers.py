@@ -22,7 +22,7 @@ from pathlib import Path
 
 import structlog
 
-from .app import AcceptTokens, address_of, fit, listen, reload_tokens, serving
+from .app import AcceptTokens, address_of, fit, listen, load_tokens, reload_tokens, serving
 from .databases import open_database
 from .errors import ConfigurationError
 from .logs import configure
@@ -112,7 +112,7 @@ async def run_workers(
 
     stop = stop_signal(kill)
     reload = reload_signal(stop)
-    tokens = await asyncio.to_thread(Tokens.load, settings.tokens, settings.host)
+    tokens = await asyncio.to_thread(load_tokens, settings)
     database = await open_database(settings)  # makes the tables, or says what is wrong, once
     try:
         settings, bound = await fit(database.settings)

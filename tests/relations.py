@@ -1,6 +1,6 @@
 """Reads relations of a stranger's PostgreSQL database through the engine, with no HTTP between."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from random import Random
@@ -14,7 +14,7 @@ from service.engines.postgres.reader import PostgresReader
 from service.engines.postgres.server import PINS, Server
 from service.engines.postgres.strangers import Strangers
 from service.engines.postgres.tables import PostgresRelation
-from service.query import Filter, Format, KeyValues, Operator, Query, Range
+from service.query import Filter, Format, Operator, Query
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -97,8 +97,3 @@ async def weir(url: str, user: str = "", **settings: Any) -> AsyncIterator[Weir]
 def where(column: str, operator: str, *values: str) -> Filter:
     """A filter as a client would ask for it."""
     return Filter(f"{column}__{operator}", column, Operator(operator), values)
-
-
-def halves(ranges: list[Range]) -> Iterator[KeyValues]:
-    """The upper ends of ranges."""
-    return (range_.until for range_ in ranges)

@@ -20,7 +20,6 @@ TOKENS = "".join(
     f'[[token]]\nname = "{scope}er"\nsecret = "secret-of-{scope}"\nscopes = ["{scope}"]\n'
     for scope in ("read", "write", "ops")
 )
-
 OF_ALL = """
     more=1 Limit=1 limit=1&limit=1 limit=0 limit=-1 limit= limit=ten limit=1.0 limit=%2B1 limit=%201
     limit=1_0 limit=%D9%A1 limit=9223372036854775808 limit=99999999999999999999999999 limit=0x1

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from service.engines.postgres.server import Server
+from service.engines.postgres.strangers import Strangers
 from service.settings import KIB, Settings
 from service.tasks.generate import tasks
 from service.tasks.postgres import WRITERS
@@ -175,7 +176,9 @@ async def test_a_server_with_much_to_do_is_not_away(
 ) -> None:
     """Whoever waits for a connection waits as long as others get answers, however long that is."""
     monkeypatch.setattr("service.engines.postgres.server.SPARE_SECONDS", 0.2)
-    server = Server(database.url, Settings(statement_timeout=0.5), size=1, writes=False)
+    server = Server(
+        database.url, Settings(statement_timeout=0.5), Strangers(), size=1, writes=False
+    )
     await server.open()
 
     async def work() -> None:

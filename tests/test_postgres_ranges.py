@@ -85,6 +85,6 @@ async def test_every_key_streams_each_row_once_in_order(postgres: Postgres, kind
                 after = await engine.sql.fetchrow(
                     f"SELECT {texts} FROM t WHERE v = {expected[at][0]}"
                 )
-                behind = await engine.query("t", columns=("v",), after=tuple(after))
+                behind = await engine.query("t", columns=("v",), after=tuple(after or ()))
                 rest = "".join(f"{v}\n" for (v,) in expected[at + 1 :]).encode()
                 assert await engine.lines(behind) == rest

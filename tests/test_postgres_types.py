@@ -20,7 +20,7 @@ BACK, NOT_BACK = True, False
 # For each type: the kind, whether it reads back, and for each value, as PostgreSQL takes it, what
 # stands in CSV and, unless it is the same text as a JSON string, in JSON.
 Same = None
-TYPES: dict[str, tuple[Kind, bool, list[tuple[str, str, Any]]]] = {
+TYPES: dict[str, tuple[Kind, bool, list[tuple[str, Any, Any]]]] = {
     "smallint": (Kind.INTEGER, BACK, [("-32768", "-32768", -32768)]),
     "integer": (Kind.INTEGER, BACK, [("2147483647", "2147483647", 2147483647)]),
     "bigint": (Kind.INTEGER, BACK, [(str(-(2**63)), str(-(2**63)), -(2**63))]),

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import RefusedError
+from ..errors import Code, RefusedError
 from ..settings import Settings
 from ..team import STREAMS, Team, of_token
 from .stream import Stream
@@ -55,21 +55,21 @@ class Admission:
         if self.closed:
             raise RefusedError(
                 "the service is shutting down",
-                code="shutting_down",
+                code=Code.SHUTTING_DOWN,
                 hint="ask again shortly; another instance may answer",
                 retry_after=RETRY_SECONDS,
             )
         if self._team.total(STREAMS) >= self._max_streams:
             raise RefusedError(
                 f"all {self._max_streams} streams are taken",
-                code="streams_exhausted",
+                code=Code.STREAMS_EXHAUSTED,
                 hint="ask again later, or raise --max-streams",
                 retry_after=RETRY_SECONDS,
             )
         if self._team.total(of_token(token)) >= self._max_per_token:
             raise RefusedError(
                 f"all {self._max_per_token} streams of token {token!r} are taken",
-                code="token_streams_exhausted",
+                code=Code.TOKEN_STREAMS_EXHAUSTED,
                 hint="let one of your streams end first",
                 retry_after=RETRY_SECONDS,
             )

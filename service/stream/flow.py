@@ -196,7 +196,7 @@ class Flow:
         if not self.settled:
             self.abort()
 
-    def guard(self) -> None:
+    def reset_at_end(self) -> None:
         """A stream begins: any end of the connection is a reset, even that of a killed process.
 
         Without chunks (HTTP/1.0) a plain end is all that tells a whole body from a torn one.
@@ -204,7 +204,7 @@ class Flow:
         self.waited = 0.0
         self._linger(_RESET)
 
-    def release(self) -> None:
+    def end_plainly(self) -> None:
         """All is with the peer: the connection may end plainly, or carry the next response."""
         self._linger(_PLAIN)
 

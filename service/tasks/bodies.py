@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..errors import InvalidError
+from ..errors import Code, InvalidError
 from .model import (
     DEFAULT_STATUS,
     ID_HIGHEST,
@@ -100,7 +100,7 @@ def parse_id(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) > ID_HIGHEST:
         raise InvalidError(
             f"{text[:40]!r} is not an id",
-            code="invalid_id",
+            code=Code.INVALID_ID,
             hint=f"ids are whole numbers from 1 to {ID_HIGHEST}",
         )
     return int(text)
@@ -126,9 +126,9 @@ def _parse_body(adapter: TypeAdapter[B], body: bytes) -> B:
         return adapter.validate_json(body)
     except ValidationError as fault:
         if fault.errors(include_url=False, include_input=False)[0]["type"] == "json_invalid":
-            raise _invalid(fault, "invalid_json", "send JSON in UTF-8") from None
+            raise _invalid(fault, Code.INVALID_JSON, "send JSON in UTF-8") from None
         raise _invalid(
-            fault, "invalid_task", "GET /openapi.json describes what a task looks like"
+            fault, Code.INVALID_TASK, "GET /openapi.json describes what a task looks like"
         ) from None
 
 
@@ -136,7 +136,7 @@ ERRORS_TOLD = 10
 """Faults named in one answer; a body may have thousands."""
 
 
-def _invalid(fault: ValidationError, code: str, hint: str) -> InvalidError:
+def _invalid(fault: ValidationError, code: Code, hint: str) -> InvalidError:
     errors = [
         {"at": ".".join(map(str, error["loc"])), "detail": _detail(error)}
         for error in fault.errors(include_url=False, include_input=False)[:ERRORS_TOLD]

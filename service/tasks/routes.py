@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from aiohttp import hdrs, web
 from pydantic_core import to_json
 
-from ..errors import InvalidError, RefusedError, WeirError
+from ..errors import Code, InvalidError, RefusedError, WeirError
 from ..settings import KIB, Settings
 from ..web.authentication import Scope, Token
 from ..web.connections import Connection, sent
 from ..web.lists import JSON_TYPE
-from ..web.places import place
 from ..web.routes import Route
+from ..web.slots import slot
 from .bodies import (
     TASKS_A_POST,
     ChangesBody,
@@ -26,19 +26,19 @@ from .bodies import (
 from .model import Task, TaskStore
 
 SMALL_BODY_BYTES = 4 * KIB
-"""Longest body that needs no place: of the shortest tasks it holds 150, which with their answer
+"""Longest body that needs no slot: of the shortest tasks it holds 150, which with their answer
 take some 30 KiB, as much as a connection may."""
 RETRY_SECONDS = 1
-"""What `Retry-After` says when all places for a request body are taken."""
+"""What `Retry-After` says when all slots for a request body are taken."""
 
 
 class Tasks:
     """The routes of single tasks."""
 
-    def __init__(self, store: TaskStore, settings: Settings, places: int) -> None:
+    def __init__(self, store: TaskStore, settings: Settings, slots: int) -> None:
         self._store = store
         self._settings = settings
-        self._places = asyncio.Semaphore(places)  # for request bodies
+        self._slots = asyncio.Semaphore(slots)  # for request bodies
 
     async def read(self, request: web.Request, token: Token) -> web.StreamResponse:
         """`GET /tasks/{id}`"""
@@ -56,8 +56,8 @@ class Tasks:
         stored = [_members(task) for task in await self._store.create(tasks)]
         if many:
             return _answer(stored, 201)
-        place: dict[str, str] = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
-        return _answer(stored[0], 201, place)
+        location: dict[str, str] = {hdrs.LOCATION: f"/tasks/{stored[0]['id']}"}
+        return _answer(stored[0], 201, location)
 
     async def update(self, request: web.Request, token: Token) -> web.StreamResponse:
         """`PATCH /tasks/{id}`"""
@@ -73,14 +73,14 @@ class Tasks:
 
     @asynccontextmanager
     async def _body(self, request: web.Request) -> AsyncIterator[bytes]:
-        """The request's JSON body, in one of the few places that there are for bodies.
+        """The request's JSON body, in one of the few slots that there are for bodies.
 
-        The place is kept until the answer, which may be as large, is with the client.
+        The slot is kept until the answer, which may be as large, is with the client.
         """
         if request.content_type != JSON_TYPE:
             raise InvalidError(
                 f"the body is {request.content_type}, not {JSON_TYPE}",
-                code="media_type_unsupported",
+                code=Code.MEDIA_TYPE_UNSUPPORTED,
                 hint=f"send the header 'Content-Type: {JSON_TYPE}'",
             )
         length, most = request.content_length, self._settings.max_body_bytes
@@ -90,12 +90,12 @@ class Tasks:
             yield await self._read_body(request)
             return
         refusal = RefusedError(
-            f"all {self._settings.max_writes} places for request bodies are taken",
-            code="writes_exhausted",
+            f"all {self._settings.max_writes} slots for request bodies are taken",
+            code=Code.WRITES_EXHAUSTED,
             hint="send it again shortly, or raise --max-writes",
             retry_after=RETRY_SECONDS,
         )
-        async with place(self._places, self._settings.body_timeout, refusal):
+        async with slot(self._slots, self._settings.body_timeout, refusal):
             yield await self._read_body(request)
 
     async def _sent(self, request: web.Request, response: web.Response) -> web.StreamResponse:
@@ -113,13 +113,13 @@ class Tasks:
         except web.RequestPayloadError as fault:
             raise InvalidError(
                 f"the body cannot be read: {' '.join(str(fault).split())}",
-                code="bad_request",
+                code=Code.BAD_REQUEST,
                 hint="send it in chunks as RFC 9112 has them, or with its Content-Length",
             ) from None
         except TimeoutError:
             raise WeirError(
                 f"the body did not arrive within {patience:g} seconds",
-                code="body_timeout",
+                code=Code.BODY_TIMEOUT,
                 hint="send it faster, or fewer tasks at a time; nothing was stored",
             ) from None
 
@@ -136,14 +136,14 @@ def _answer(body: object, status: int = 200, headers: Mapping[str, str] = {}) ->
 
 
 BODY_PROBLEMS = (
-    "bad_request",
-    "invalid_json",
-    "body_timeout",
-    "body_too_large",
-    "media_type_unsupported",
-    "invalid_task",
-    "writes_exhausted",
-    "store_unavailable",
+    Code.BAD_REQUEST,
+    Code.INVALID_JSON,
+    Code.BODY_TIMEOUT,
+    Code.BODY_TOO_LARGE,
+    Code.MEDIA_TYPE_UNSUPPORTED,
+    Code.INVALID_TASK,
+    Code.WRITES_EXHAUSTED,
+    Code.STORE_UNAVAILABLE,
 )
 
 
@@ -170,7 +170,12 @@ def task_routes(tasks: Tasks) -> list[Route]:
             tasks.read,
             read,
             answer=StoredTask,
-            problems=("invalid_id", "task_not_found", "store_unavailable", "row_too_large"),
+            problems=(
+                Code.INVALID_ID,
+                Code.TASK_NOT_FOUND,
+                Code.STORE_UNAVAILABLE,
+                Code.ROW_TOO_LARGE,
+            ),
         ),
         Route(
             "PATCH",
@@ -180,7 +185,7 @@ def task_routes(tasks: Tasks) -> list[Route]:
             write,
             body=ChangesBody,
             answer=StoredTask,
-            problems=("invalid_id", "task_not_found", *BODY_PROBLEMS),
+            problems=(Code.INVALID_ID, Code.TASK_NOT_FOUND, *BODY_PROBLEMS),
         ),
         Route(
             "DELETE",
@@ -189,6 +194,6 @@ def task_routes(tasks: Tasks) -> list[Route]:
             tasks.delete,
             write,
             status=204,
-            problems=("invalid_id", "task_not_found", "store_unavailable"),
+            problems=(Code.INVALID_ID, Code.TASK_NOT_FOUND, Code.STORE_UNAVAILABLE),
         ),
     ]

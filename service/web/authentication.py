@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ConfigurationError, DeniedError, InvalidError
+from ..errors import Code, ConfigurationError, DeniedError, InvalidError
 
 DEVELOPMENT_SECRET = "secret-user-123"
 """Works without a token file, on a loopback address only."""
@@ -103,8 +103,10 @@ class Tokens:
         )
 
     @classmethod
-    def load(cls, path: Path | None, host: str) -> "Tokens":
+    def load(cls, path: Path | None, host: str, *, roles: bool = True) -> "Tokens":
         """The tokens of a file, or the development token when there is none.
+
+        roles: whether the database knows roles; where it does not, none may be relied on.
 
         Raises ConfigurationError for a file that is missing or wrong, and for none on an
         address that others can reach.
@@ -134,6 +136,11 @@ class Tokens:
             raise ConfigurationError(
                 f"token file {path}: {place}: {first['msg']}", hint=_EXAMPLE
             ) from None
+        if not roles and (relying := [token.name for token in tokens if token.role]):
+            raise ConfigurationError(
+                f"token file {path}: token {relying[0]!r} has a role, and SQLite knows none",
+                hint="leave it out; `tables` says which tables a token may read",
+            )
         for kind, values in (
             ("name", [token.name for token in tokens]),
             ("secret", [token.digest for token in tokens]),
@@ -164,27 +171,27 @@ class Tokens:
         if len(authorization) > 1:
             raise InvalidError(
                 f"the Authorization header is given {len(authorization)} times",
-                code="authorization_repeated",
+                code=Code.AUTHORIZATION_REPEATED,
                 hint="send it once",
             )
         scheme, _, secret = "".join(authorization).partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise DeniedError(
                 "this route wants a token",
-                code="token_missing",
+                code=Code.TOKEN_MISSING,
                 hint="send the header 'Authorization: Bearer TOKEN'",
             )
         token = self._by_digest.get(_digest(secret.strip()))
         if token is None:
             raise DeniedError(
                 "this token is not known here",
-                code="token_invalid",
+                code=Code.TOKEN_INVALID,
                 hint="check it against the token file of the service",
             )
         if scope not in token.scopes:
             raise DeniedError(
                 f"token {token.name!r} lacks the scope {scope.value!r}",
-                code="scope_missing",
+                code=Code.SCOPE_MISSING,
                 hint="use another token, or give this one the scope in the token file",
                 scope=scope.value,
             )

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from aiohttp.helpers import content_disposition_header
 
 from ..engines import Reader
-from ..errors import InvalidError, RefusedError, StoreError
+from ..errors import Code, InvalidError, RefusedError, StoreError
 from ..formats import WIRES
 from ..metrics import Metrics
 from ..query import Cursor, Format, Query
@@ -18,10 +18,11 @@ from ..stream.pages import Budgets, Pages
 from ..stream.pump import pump
 from ..stream.stream import Stream
 from .authentication import Token
+from .body import BodySink
 from .connections import Connection
-from .places import place
 from .relations import Relations, with_key
 from .selecting import select
+from .slots import slot
 
 log = structlog.get_logger()
 
@@ -71,11 +72,11 @@ class Exports:
             refusal = RefusedError(
                 f"streams that came before have kept this one from starting for {START_SECONDS} "
                 "seconds",
-                code="starts_exhausted",
+                code=Code.STARTS_EXHAUSTED,
                 hint="is the database overloaded, or locked? Try again later",
                 retry_after=RETRY_SECONDS,
             )
-            async with place(self.starting, START_SECONDS, refusal):
+            async with slot(self.starting, START_SECONDS, refusal):
                 start = await self.reader.start(query)
                 query = replace(query, until=start.until, since=start.since)
                 cursor = Cursor(start.after, query.limit)
@@ -91,58 +92,37 @@ class Exports:
             if request.method == hdrs.METH_HEAD:
                 await response.prepare(request)
                 return response
+            sink = BodySink(request, response)
             try:
-                head = WIRES[format_].head(query, header=header)
-                await self._run(request, response, stream, pages, head)
+                await self._run(stream, pages, sink, WIRES[format_].head(query, header=header))
             finally:
                 pages.close()
         return response
 
-    async def _run(
-        self,
-        request: web.Request,
-        response: web.StreamResponse,
-        stream: Stream,
-        pages: Pages,
-        head: bytes,
-    ) -> None:
+    async def _run(self, stream: Stream, pages: Pages, sink: BodySink, head: bytes) -> None:
         """Send the response. Whatever goes wrong in here breaks the connection, visibly."""
-        connection = request.protocol
-        assert isinstance(connection, Connection)
-
-        async def write(data: bytes) -> None:
-            # aiohttp waits by itself after each 64 KiB; the flow waits, and knows it.
-            request.writer.buffer_size = 0
-            await response.write(data)
-
-        outcome, sent = "failed", False
+        outcome, flow = "failed", stream.flow
         try:
-            stream.flow.guard()
             log.info("stream started", stream=stream.id, token=stream.token, route=stream.route)
-            await response.prepare(request)
-            connection.ignore_input()
-            await write(head)
-            await pump(stream, pages, write)
-            # A client that has the last byte may ask for more before we know that it has it.
-            if not connection.heed_input() or self.admission.closed:
-                response.force_close()
-            await response.write_eof()
-            sent = True
-            await stream.flow.settle()
-            stream.flow.release()
+            await sink.start()
+            await sink.write(head)
+            await pump(pages, sink, stream.count)
+            if self.admission.closed:
+                sink.close_at_end()
+            await sink.finish()
             outcome = "complete"
         except asyncio.CancelledError:
-            outcome = "complete" if sent and stream.flow.settled else stream.flow.ended_by or "gone"
+            outcome = "complete" if sink.sent and flow.settled else flow.ended_by or "gone"
             raise
         except ConnectionError:
-            outcome = stream.flow.ended_by or "gone"
+            outcome = flow.ended_by or "gone"
         except StoreError as error:
             log.error("stream failed", stream=stream.id, reason=error.message, hint=error.hint)
         except Exception:
             log.exception("stream failed", stream=stream.id)
         finally:
             if outcome != "complete":
-                stream.flow.abort()
+                sink.abort()
             self._ended(stream, outcome)
 
     def _ended(self, stream: Stream, outcome: str) -> None:
@@ -174,7 +154,7 @@ def _refuse_range(request: web.Request) -> None:
         return
     raise InvalidError(
         f"a live stream has no byte ranges, and {ranges[:40]!r} asks for one",
-        code="range_not_supported",
+        code=Code.RANGE_NOT_SUPPORTED,
         hint="to resume, cut the file behind its last whole record, ask with after= and the id in "
         "it (CSV: and header=false), without a Range header, and append what comes",
     )

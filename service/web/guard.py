@@ -8,7 +8,7 @@ import structlog
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from ..errors import InvalidError, RefusedError, StoreError, WeirError
+from ..errors import Code, InvalidError, RefusedError, StoreError, WeirError
 from ..formats import WIRES
 from ..metrics import Metrics
 from .authentication import Tokens
@@ -50,7 +50,7 @@ def _guarded(route: Route, tokens: Tokens) -> RawHandler:
         if request.query and not route.selects:
             raise InvalidError(
                 f"parameter {next(iter(request.query))[:40]!r} is not known here",
-                code="invalid_parameter",
+                code=Code.INVALID_PARAMETER,
                 hint="this route takes no parameters",
             )
         return await serve(request, token)
@@ -66,7 +66,7 @@ def _refusals(
     def refuse(error: WeirError) -> web.StreamResponse:
         metrics.problems.labels(error.code).inc()
         response = problem(error)
-        if error.code == "bad_request":  # where the next request starts is anybody's guess
+        if error.code is Code.BAD_REQUEST:  # where the next request starts is anybody's guess
             response.force_close()
         return response
 
@@ -89,7 +89,7 @@ def _refusals(
             except Exception:
                 log.exception("request failed", route=request.path)
                 return refuse(
-                    WeirError("the service failed", hint="its log says more", code="internal")
+                    WeirError("the service failed", hint="its log says more", code=Code.INTERNAL)
                 )
 
     return middleware
@@ -128,7 +128,7 @@ def _check_head(request: web.Request, expected: str) -> None:
     if expected.lower() not in ("", "100-continue"):
         raise WeirError(
             f"{expected[:40]!r} is not expected here",
-            code="expectation_failed",
+            code=Code.EXPECTATION_FAILED,
             hint="send no Expect header but 100-continue",
         )
     if not request.can_read_body:
@@ -137,12 +137,12 @@ def _check_head(request: web.Request, expected: str) -> None:
     if encodings.strip().lower() not in ("", "identity"):
         raise InvalidError(
             f"the body is encoded as {encodings[:40]!r}; only plain ones are taken",
-            code="content_encoding_unsupported",
+            code=Code.CONTENT_ENCODING_UNSUPPORTED,
             hint="send the body as it is, without Content-Encoding",
         )
     if request.method not in METHODS_WITH_BODY:
         raise InvalidError(
             f"{request.method} {request.path} takes no body",
-            code="unexpected_body",
+            code=Code.UNEXPECTED_BODY,
             hint="put what you ask for into the query string",
         )

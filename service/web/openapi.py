@@ -8,8 +8,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from .. import __version__
+from ..errors import Code
 from ..relation import Relation
-from .problems import CONTENT_TYPE, STATUS
+from .problems import CONTENT_TYPE
 from .routes import Route
 from .schemas import Problem
 from .selecting import described
@@ -121,14 +122,19 @@ def _responses(route: Route, models: dict[type[BaseModel], Json]) -> Json:
         elif route.media_type == "application/json":
             schema = {"type": "object"}
         responses[str(route.status)]["content"] = {route.media_type: {"schema": schema}}
-    codes = ["head_too_large", "content_encoding_unsupported"]
+    codes = [Code.HEAD_TOO_LARGE, Code.CONTENT_ENCODING_UNSUPPORTED]
     if route.body is None:
-        codes.append("unexpected_body")
+        codes.append(Code.UNEXPECTED_BODY)
     codes += route.problems
     if route.scope is not None:
-        codes += ["authorization_repeated", "token_missing", "token_invalid", "scope_missing"]
-    for status in sorted({STATUS[code] for code in codes}):
-        those = ", ".join(f"`{code}`" for code in codes if STATUS[code] == status)
+        codes += [
+            Code.AUTHORIZATION_REPEATED,
+            Code.TOKEN_MISSING,
+            Code.TOKEN_INVALID,
+            Code.SCOPE_MISSING,
+        ]
+    for status in sorted({code.status for code in codes}):
+        those = ", ".join(f"`{code}`" for code in codes if code.status == status)
         responses[str(status)] = {
             "description": f"Refused: {those}",
             "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},

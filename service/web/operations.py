@@ -12,7 +12,7 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from ..engines import Engine
-from ..errors import RefusedError
+from ..errors import Code, RefusedError
 from ..memory import process_memory
 from ..metrics import CONTENT_TYPE, Metrics
 from ..relation import Relation
@@ -86,7 +86,7 @@ class Operations:
         if self._admission.closed:
             raise RefusedError(
                 "the service is shutting down",
-                code="shutting_down",
+                code=Code.SHUTTING_DOWN,
                 hint="send work to another instance",
                 retry_after=RETRY_SECONDS,
             )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from ..errors import InvalidError
+from ..errors import Code, InvalidError
 
 ANY = "*"
 METHODS = frozenset((hdrs.METH_GET, hdrs.METH_HEAD, "POST", "PATCH", "DELETE"))
@@ -61,7 +61,7 @@ class Origins:
         if not self._allows(origin):
             raise InvalidError(
                 f"pages of {origin[:SHOWN_CHARACTERS]!r} may not read what is served here",
-                code="origin_not_allowed",
+                code=Code.ORIGIN_NOT_ALLOWED,
                 hint="start the service with --allow-origin and that origin, if they are to",
             )
         refusal = request.match_info.http_exception
@@ -97,7 +97,7 @@ def _check_host(request: web.Request) -> None:
     if host is not None and not _is_local(host):  # what sends none (HTTP/1.0) is no browser
         raise InvalidError(
             f"the Host header names {host[:SHOWN_CHARACTERS]!r}, not this machine",
-            code="host_not_local",
+            code=Code.HOST_NOT_LOCAL,
             hint="ask http://localhost, or give the service a token file with --tokens: "
             "with the development token it answers to local names only",
         )

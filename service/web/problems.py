@@ -11,52 +11,17 @@ from http import HTTPStatus
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from ..errors import DeniedError, InvalidError, RefusedError, WeirError
+from ..errors import Code, DeniedError, InvalidError, RefusedError, WeirError
 from .requests import HeadTooLargeError
 
 CONTENT_TYPE = "application/problem+json"
 SHOWN_CHARACTERS = 100
 """Of a path that is not served: so many are told."""
-STATUS = {
-    "invalid_parameter": 400,
-    "invalid_id": 400,
-    "invalid_json": 400,
-    "unexpected_body": 400,
-    "authorization_repeated": 400,
-    "range_not_supported": 400,
-    "bad_request": 400,
-    "token_missing": 401,
-    "token_invalid": 401,
-    "scope_missing": 403,
-    "origin_not_allowed": 403,
-    "task_not_found": 404,
-    "table_not_found": 404,
-    "route_not_found": 404,
-    "method_not_allowed": 405,
-    "body_timeout": 408,
-    "no_key": 409,
-    "body_too_large": 413,
-    "media_type_unsupported": 415,
-    "content_encoding_unsupported": 415,
-    "expectation_failed": 417,
-    "host_not_local": 421,
-    "invalid_task": 422,
-    "token_streams_exhausted": 429,
-    "head_too_large": 431,
-    "internal": 500,
-    "streams_exhausted": 503,
-    "starts_exhausted": 503,
-    "writes_exhausted": 503,
-    "shutting_down": 503,
-    "store_unavailable": 503,
-    "row_too_large": 500,
-}
-"""What each code is in HTTP. A test holds that every code in use stands here."""
 
 
 def problem(error: WeirError, headers: dict[str, str] | None = None) -> web.Response:
     """The response that tells a client of this error."""
-    status = HTTPStatus(STATUS.get(error.code, 500))
+    status = HTTPStatus(error.code.status)
     body: dict[str, object] = {
         "type": "about:blank",
         "title": status.phrase,
@@ -83,16 +48,16 @@ def problem(error: WeirError, headers: dict[str, str] | None = None) -> web.Resp
 
 def _challenge(error: DeniedError) -> str:
     """RFC 6750, section 3: no error code unless a token was presented."""
-    if error.code == "token_invalid":
+    if error.code is Code.TOKEN_INVALID:
         return 'Bearer realm="weir", error="invalid_token"'
-    if error.code == "scope_missing":
+    if error.code is Code.SCOPE_MISSING:
         return f'Bearer realm="weir", error="insufficient_scope", scope="{error.scope}"'
     return 'Bearer realm="weir"'
 
 
 _OF_AIOHTTP = {
-    405: ("method_not_allowed", "the Allow header names the methods of this route"),
-    413: ("body_too_large", "send fewer tasks at a time, or raise --max-body-bytes"),
+    405: (Code.METHOD_NOT_ALLOWED, "the Allow header names the methods of this route"),
+    413: (Code.BODY_TOO_LARGE, "send fewer tasks at a time, or raise --max-body-bytes"),
 }
 
 
@@ -103,7 +68,7 @@ def from_aiohttp(fault: web.HTTPException, request: web.Request) -> web.Response
     detail = fault.text or fault.reason
     if isinstance(fault, web.HTTPMethodNotAllowed):
         detail = f"{request.path[:SHOWN_CHARACTERS]!r} does not take {fault.method}"
-    code, hint = _OF_AIOHTTP.get(fault.status, ("bad_request", ""))
+    code, hint = _OF_AIOHTTP.get(fault.status, (Code.BAD_REQUEST, ""))
     headers = {"Allow": fault.headers["Allow"]} if "Allow" in fault.headers else {}
     return problem(WeirError(detail, hint=hint, code=code), headers)
 
@@ -115,16 +80,18 @@ def _not_served(request: web.Request) -> WeirError:
     return WeirError(
         f"nothing is served at {request.path[:SHOWN_CHARACTERS]!r}",
         hint=f"{meant}GET / says what is where, /openapi.json describes all of it",
-        code="route_not_found",
+        code=Code.ROUTE_NOT_FOUND,
     )
 
 
 def unparsable(fault: BaseException | None, message: str | None) -> web.Response:
     """What is no HTTP, or too long a line of it, in our form; the connection closes after it."""
     detail = " ".join((message or "the request cannot be read").split())
-    error = WeirError(detail, code="bad_request", hint="send one HTTP/1.1 request at a time")
+    error = WeirError(detail, code=Code.BAD_REQUEST, hint="send one HTTP/1.1 request at a time")
     if isinstance(fault, HeadTooLargeError):
-        error = WeirError(detail, code="head_too_large", hint="send a shorter address or headers")
+        error = WeirError(
+            detail, code=Code.HEAD_TOO_LARGE, hint="send a shorter address or headers"
+        )
     return problem(error)
 
 

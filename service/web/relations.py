@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from ..engines import Engine
-from ..errors import InvalidError, NotFoundError
+from ..errors import Code, InvalidError, NotFoundError
 from ..relation import Relation
 from .authentication import Token
 
@@ -32,7 +32,7 @@ class Relations:
             raise NotFoundError(
                 f"there is no table {address[:100]!r}",
                 hint="GET /tables lists those that there are",
-                code="table_not_found",
+                code=Code.TABLE_NOT_FOUND,
             )
         return relation
 
@@ -49,7 +49,7 @@ def with_key(relation: Relation) -> Relation:
     if relation.key is None:
         raise InvalidError(
             f"{relation.address} has no key, so no order in which its rows could be streamed",
-            code="no_key",
+            code=Code.NO_KEY,
             hint=relation.no_key,
         )
     return relation

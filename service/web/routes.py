@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
+from ..errors import Code
 from ..formats import WIRES
 from ..metrics import CONTENT_TYPE as METRICS_TYPE
 from ..query import Format
@@ -20,19 +21,19 @@ from .schemas import Ready, Rows, Streams, Tables
 Handler = Callable[[web.Request, Any], Awaitable[web.StreamResponse]]
 
 RELATION_PROBLEMS = (
-    "invalid_parameter",
-    "table_not_found",
-    "no_key",
-    "store_unavailable",
-    "row_too_large",
+    Code.INVALID_PARAMETER,
+    Code.TABLE_NOT_FOUND,
+    Code.NO_KEY,
+    Code.STORE_UNAVAILABLE,
+    Code.ROW_TOO_LARGE,
 )
 STREAM_PROBLEMS = (
     *RELATION_PROBLEMS,
-    "range_not_supported",
-    "token_streams_exhausted",
-    "streams_exhausted",
-    "starts_exhausted",
-    "shutting_down",
+    Code.RANGE_NOT_SUPPORTED,
+    Code.TOKEN_STREAMS_EXHAUSTED,
+    Code.STREAMS_EXHAUSTED,
+    Code.STARTS_EXHAUSTED,
+    Code.SHUTTING_DOWN,
 )
 
 
@@ -58,7 +59,7 @@ class Route:
     status: int = 200
     media_type: str = JSON_TYPE
     answer: type[BaseModel] | None = None
-    problems: tuple[str, ...] = ()
+    problems: tuple[Code, ...] = ()
 
 
 def fixed_routes(catalogue: Catalogue, operations: Operations) -> list[Route]:
@@ -72,7 +73,7 @@ def fixed_routes(catalogue: Catalogue, operations: Operations) -> list[Route]:
             catalogue.tables,
             Scope.READ,
             answer=Tables,
-            problems=("store_unavailable",),
+            problems=(Code.STORE_UNAVAILABLE,),
         ),
         Route("GET", "/streams", "The live streams", operations.streams, ops, answer=Streams),
         Route(
@@ -90,7 +91,7 @@ def fixed_routes(catalogue: Catalogue, operations: Operations) -> list[Route]:
             "Whether it is fit for work",
             operations.readyz,
             answer=Ready,
-            problems=("shutting_down", "store_unavailable"),
+            problems=(Code.SHUTTING_DOWN, Code.STORE_UNAVAILABLE),
         ),
         Route("GET", "/openapi.json", "This description", operations.openapi),
         Route("GET", "/", "What is where", operations.page, media_type="text/html"),

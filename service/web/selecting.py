@@ -7,7 +7,7 @@ from urllib.parse import unquote_plus
 
 from aiohttp import web
 
-from ..errors import InvalidError
+from ..errors import Code, InvalidError
 from ..query import Filter, Format, Operator, Query
 from ..relation import Relation
 
@@ -75,7 +75,7 @@ def select(
 
 
 def _wrong(message: str, hint: str) -> InvalidError:
-    return InvalidError(message, code="invalid_parameter", hint=hint)
+    return InvalidError(message, code=Code.INVALID_PARAMETER, hint=hint)
 
 
 def _single(pairs: Pairs) -> dict[str, str]:

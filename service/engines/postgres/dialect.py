@@ -8,7 +8,7 @@ types (inet, char(n), "char").
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -19,6 +19,9 @@ from .tables import PostgresRelation, Type
 
 ARGUMENTS = 90
 """Most arguments of one call; PostgreSQL's own limit is 100."""
+NULLABLE = 3
+"""From one cell in so many that may be NULL, it is faster to give each comma as an argument than to
+turn what is NULL into an empty text, as `concat_ws` leaves out a NULL with its comma."""
 C = 'COLLATE pg_catalog."C"'
 """Bytes are looked for as bytes: faster, and some collations refuse to search in a text."""
 
@@ -51,8 +54,14 @@ _ONE_LINE = r"replace(replace({}::text, E'\n', ' '), E'\r', ' ')"
 _INTEGER = Style(Kind.INTEGER, Json.BARE)
 _FLOAT = Style(Kind.FLOAT, Json.OWN)
 _TIME = Style(Kind.TIME, Json.STRING)
-# Only to_json writes times with a T in them.
-_TIMESTAMP = Style(Kind.TIME, Json.OWN, """btrim(to_json({})::text, '"')""")
+# Only to_json writes times with a T in them, and "+00:00"; to replace the blank is faster, but
+# there is another one before "BC".
+_ZONED = Style(Kind.TIME, Json.OWN, """btrim(to_json({})::text, '"')""")
+_TIMESTAMP = Style(
+    Kind.TIME,
+    Json.OWN,
+    f"CASE WHEN {{}} < '0001-01-01' THEN {_ZONED.text} ELSE replace({{}}::text, ' ', 'T') END",
+)
 _WORD = Style(Kind.TEXT, Json.STRING)
 _TEXT = Style(Kind.TEXT, Json.ESCAPED, f"({{}} {C})", quotes=True)
 _OTHER = Style(
@@ -73,7 +82,7 @@ STYLES = {
     "timetz": _TIME,
     "interval": _TIME,
     "timestamp": _TIMESTAMP,
-    "timestamptz": _TIMESTAMP,
+    "timestamptz": _ZONED,
     "bytea": Style(Kind.BYTES, Json.BACKSLASH),
     "json": Style(Kind.JSON, Json.BARE, _ONE_LINE, quotes=True),
     "jsonb": Style(Kind.JSON, Json.BARE, "{}::text", quotes=True),
@@ -134,42 +143,83 @@ def _inner(query: Query, how: Style, column: str, as_string: bool) -> str:
     """The value that the outer query needs."""
     if query.format is Format.NDJSON:
         if how.json is not Json.OWN:
-            return how.text.format(column, column) if how.text else column
+            return how.text.format(*[column] * 3) if how.text else column
         return column if as_string and how.kind in NUMBERS else f"to_json({column})"
     text = how.text
     if query.null and not text:  # each value has to be compared with the word for NULL
         text = _OTHER.text
-    text = text.format(column, column) if text else column
+    text = text.format(*[column] * 3) if text else column
     if query.excel and how.kind is Kind.TEXT and how.quotes:
         return f"CASE WHEN left({text}, 1) IN {_FORMULA} THEN '''' || {text} ELSE {text} END"
     return text
 
 
+def tested(query: Query, given: Sequence[Cell]) -> str:
+    """All texts of a row as one, in the inner query: to look into one is faster than into each.
+
+    It also takes a long text out of where PostgreSQL keeps those, once for all looks. JSON is left
+    out, as it has quotes in it nearly always.
+    """
+    texts = [cell.inner for cell in given if _is_text(cell)]
+    return _call("concat(", texts) if texts and query.format is Format.CSV else ""
+
+
+def _is_text(cell: Cell) -> bool:
+    return cell.style.quotes and cell.style.kind is not Kind.JSON
+
+
+def _special(text: str) -> str:
+    """Whether a text needs quotes in CSV (RFC 4180)."""
+    return " OR ".join(
+        f"strpos({text}, {mark}) > 0" for mark in ("'\"'", "','", r"E'\n'", r"E'\r'")
+    )
+
+
 def csv_line(query: Query, given: Sequence[Cell], *, plain: bool) -> str:
     """The cells with commas between. plain: no text in this row needs quotes."""
-    made = []
-    for cell in given:
-        if cell.style.quotes or query.null:
-            made.append(_csv_text(query, cell, plain))
-        else:
-            made.append(f"concat({cell.name})" if cell.nullable else cell.name)
-    return _call("concat_ws(',', ", made)
-
-
-def _csv_text(query: Query, cell: Cell, plain: bool) -> str:
-    name = cell.name
-    value = f"coalesce({name}, {literal(query.null)})" if cell.nullable else name
+    careful = _cells(query, given, lambda cell: _careful(query, cell))
     if plain:
-        return value
-    tests = [f"strpos({name}, {mark}) > 0" for mark in ("'\"'", "','", r"E'\n'", r"E'\r'")]
+        return _cells(query, given, lambda cell: cell.name)
+    if query.null or len(given) == 1 or not tested(query, given):
+        return careful
+    simple = _cells(query, given, lambda cell: _simple(query, cell))
+    return f"CASE WHEN {_special('tested')} THEN {careful} ELSE {simple} END"
+
+
+def _cells(query: Query, given: Sequence[Cell], value: Callable[[Cell], str]) -> str:
+    """The cells with commas between; a NULL is nothing."""
+    if not query.null and NULLABLE * sum(cell.nullable for cell in given) < len(given):
+        return _call(
+            "concat_ws(',', ",
+            [f"concat({value(cell)})" if cell.nullable else value(cell) for cell in given],
+        )
+    pieces: list[str] = []
+    for cell in given:
+        null = cell.nullable and query.null
+        made = f"coalesce({value(cell)}, {literal(query.null)})" if null else value(cell)
+        pieces += ["','", made]
+    return _call("concat(", pieces[1:])
+
+
+def _simple(query: Query, cell: Cell) -> str:
+    """A cell whose text holds nothing special; but it may be empty, which is not NULL."""
+    if not _is_text(cell):
+        return _careful(query, cell)
+    return f"CASE WHEN {cell.name} = '' THEN '\"\"' ELSE {cell.name} END"
+
+
+def _careful(query: Query, cell: Cell) -> str:
+    """A cell that may hold anything."""
+    name = cell.name
+    if not (cell.style.quotes or query.null):
+        return name
+    test = _special(name)
     if query.null:
-        tests.append(f"{name} = {literal(query.null)}")
+        test += f" OR {name} = {literal(query.null)}"
     if len(query.columns) == 1:  # alone in a line it would end what COPY reads
-        tests.append(rf"{name} = E'\\.'")
-    return (
-        f"CASE WHEN {' OR '.join(tests)} THEN '\"' || replace({name}, '\"', '\"\"') || '\"'"
-        f" WHEN {name} = '' THEN '\"\"' ELSE {value} END"
-    )
+        test += rf" OR {name} = E'\\.'"
+    quoted = f"'\"' || replace({name}, '\"', '\"\"') || '\"'"
+    return f"CASE WHEN {test} THEN {quoted} WHEN {name} = '' THEN '\"\"' ELSE {name} END"
 
 
 def json_line(

@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy as Connection
 
-from ...errors import InvalidError, RowTooLargeError
+from ...errors import Code, InvalidError, RowTooLargeError
 from ...query import Filter, KeyValues, Operator, Page, Query, Range, Start
 from ...relation import Relation
 from ...settings import Settings
@@ -271,7 +271,7 @@ def _constant(parameter: str, text: str, type_: str, template: str) -> str:
 def _invalid(parameter: str, detail: str, hint: str) -> InvalidError:
     return InvalidError(
         f"{parameter}: {detail}",
-        code="invalid_parameter",
+        code=Code.INVALID_PARAMETER,
         hint=hint,
         errors=[{"at": parameter, "detail": detail}],
     )

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from ...errors import ConfigurationError, StoreError
+from ...errors import Code, ConfigurationError, StoreError
 from ...settings import Settings, without_password
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ SPARE_SECONDS = 5.0
 TRANSACTION_SECONDS = 60
 """How long the server keeps a transaction of ours in which nothing is asked of it."""
 
-UNREACHABLE = "unreachable"
+
 """Code of the ConfigurationError for a server that may be there later."""
 
 AWAY = (
@@ -287,7 +287,7 @@ async def first_connection(address: str) -> AsyncIterator[asyncpg.Connection]:
         raise ConfigurationError(
             f"{name} cannot be reached: {_message(fault, late)}",
             hint="is PostgreSQL running there, and are host and port right?",
-            code=UNREACHABLE,
+            code=Code.UNREACHABLE,
         ) from None
     except asyncpg.InvalidAuthorizationSpecificationError as fault:
         raise ConfigurationError(

@@ -10,10 +10,10 @@ from typing import TypeVar
 import structlog
 from asyncpg.pool import PoolConnectionProxy as Connection
 
-from ...errors import ConfigurationError, StoreError
+from ...errors import Code, ConfigurationError, StoreError
 from ...settings import Settings
 from .. import ServerState
-from .server import UNREACHABLE, AwayError, Origin, Server, first_connection
+from .server import AwayError, Origin, Server, first_connection
 
 log = structlog.get_logger()
 
@@ -69,7 +69,7 @@ class Servers:
                 async with first_connection(replica.address) as connection:
                     found = await self._origin.identify(connection, replica.name)
             except ConfigurationError as error:
-                if error.code != UNREACHABLE:
+                if error.code is not Code.UNREACHABLE:
                     raise
                 replica.lost(AwayError(error.message))
                 continue

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ...query import Filter, Format, KeyValues, Operator, Query, Range
-from .dialect import cells, csv_line, ends, json_line
+from .dialect import cells, csv_line, ends, json_line, tested
 from .literals import identifier, literal, row, typed
 from .tables import PostgresRelation
 
@@ -62,10 +62,9 @@ def _fault(relation: PostgresRelation, columns: tuple[str, ...]) -> str:
     """
     name = relation.sql
     made_anew = f"{literal(name)}::regclass::oid <> {relation.oid}"
-    retyped = " OR ".join(
-        f"pg_typeof((NULL::{name}).{identifier(column)})::oid <> {relation.types[column].oid}"
-        for column in columns
-    )
+    now = ", ".join(f"pg_typeof(x.{identifier(column)})" for column in columns)
+    then = ",".join(str(relation.types[column].oid) for column in columns)
+    retyped = f"(SELECT ARRAY[{now}]::oid[] <> '{{{then}}}' FROM (SELECT (NULL::{name}).*) AS x)"
     fault = f"CASE WHEN {made_anew} THEN 1 WHEN {retyped} THEN 2"
     if relation.index:
         fault += (
@@ -255,6 +254,8 @@ def _shape(
         return json_line(query, relation, given, plain=plain)
 
     lines = line(plain=False)
+    if texts := tested(query, given):
+        selected.append(f"{texts} AS tested")
     if not options.null and (plain := relation.plain.get(form)):
         selected.append(f"({plain}) AS plain")
         lines = f"CASE WHEN plain THEN {line(plain=True)} ELSE {lines} END"

@@ -23,6 +23,8 @@ from .values import parse
 
 LONGEST = 2**31 - 1
 """SQLite's own limit for a value, in bytes."""
+STATEMENT_BYTES = 4
+"""Most bytes that a character of a statement's text takes."""
 NO_CLOCK = "0"
 """How far a database has come that does not count its changes."""
 
@@ -143,14 +145,6 @@ class SQLiteReader:
     ) -> list[Page] | None:
         """The pages of these ranges; None when one is longer than `most` bytes."""
         wide = connection.pragma("encoding") != "UTF-8"
-        longest = SEQ_BYTES + (HEAD_BYTES + most) * len(ranges)
-        connection.limit(apsw.SQLITE_LIMIT_LENGTH, longest * (2 if wide else 1))
-        bindings: list[Any] = []
-        for each in ranges:
-            bindings += [*(each.after or (None,) * len(each.until)), *each.until]
-        bindings += filter_values(query)
-        if left is not None:
-            bindings.append(left)
         statement = pages_statement(
             query.shape,
             self._clock,
@@ -159,6 +153,16 @@ class SQLiteReader:
             limited=left is not None,
             wide=wide,
         )
+        longest = SEQ_BYTES + (HEAD_BYTES + most) * len(ranges)
+        # The limit holds for the text of the statement, too, which has all columns in it.
+        longest = max(longest * (2 if wide else 1), len(statement) * STATEMENT_BYTES)
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, longest)
+        bindings: list[Any] = []
+        for each in ranges:
+            bindings += [*(each.after or (None,) * len(each.until)), *each.until]
+        bindings += filter_values(query)
+        if left is not None:
+            bindings.append(left)
         try:
             found = fetch(connection, statement, bindings)
         except apsw.TooBigError:

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from ...errors import InvalidError
+from ...errors import Code, InvalidError
 from ...query import Filter, Operator, Query
 from ...relation import Key
 from .dialect import line
@@ -34,7 +34,7 @@ def key_of(query: Query) -> Key:
     """The key that the relation is read by; the web refuses a relation without one before."""
     if query.relation.key is None:
         raise InvalidError(
-            f"{query.relation.address} has no key", hint=query.relation.no_key, code="no_key"
+            f"{query.relation.address} has no key", hint=query.relation.no_key, code=Code.NO_KEY
         )
     return query.relation.key
 

@@ -1,6 +1,6 @@
 """Texts from an address as values of a column: what SQLite is given to compare with."""
 
-from ...errors import InvalidError
+from ...errors import Code, InvalidError
 from ...relation import NUMBERS, Column, Kind
 
 
@@ -43,6 +43,6 @@ def _invalid(column: Column, text: str, parameter: str, allowed: str) -> Invalid
     return InvalidError(
         f"{parameter}: {text[:40]!r} is no value of the column {column.name!r}, which is "
         f"{column.type or 'without a type'}",
-        code="invalid_parameter",
+        code=Code.INVALID_PARAMETER,
         hint=f"give {allowed}",
     )

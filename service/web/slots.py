@@ -8,16 +8,16 @@ from ..errors import RefusedError
 
 
 @asynccontextmanager
-async def place(
-    places: asyncio.Semaphore, seconds: float, refusal: RefusedError
+async def slot(
+    slots: asyncio.Semaphore, seconds: float, refusal: RefusedError
 ) -> AsyncIterator[None]:
-    """Hold one of the places; raises `refusal` when none becomes free within `seconds`."""
+    """Hold one of the slots; raises `refusal` when none becomes free within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
-            await places.acquire()
+            await slots.acquire()
     except TimeoutError:
         raise refusal from None
     try:
         yield
     finally:
-        places.release()
+        slots.release()

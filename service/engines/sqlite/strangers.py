@@ -47,7 +47,7 @@ async def open_strangers(path: Path, settings: Settings) -> Connections:
     if isinstance(found, StoreError):
         raise ConfigurationError(
             found.message,
-            hint="is it a database, whole, neither encrypted nor locked, and may this user read it?",
+            hint="is it a database, whole, not encrypted or locked, and may this user read it?",
         )
     return found
 

@@ -74,6 +74,12 @@ class Connections:
                 raise StoreError(
                     f"{self.path}: {fault}", hint="is the file whole, its disk not full?"
                 ) from fault
+            except UnicodeDecodeError as fault:
+                raise StoreError(
+                    f"{self.path}: {fault.object[:100]!r}, a text of a key or a name, is not valid "
+                    "UTF-8",
+                    hint="mend it with the program that it belongs to",
+                ) from None
 
         return asyncio.get_running_loop().run_in_executor(pool, run)
 

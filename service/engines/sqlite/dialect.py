@@ -16,6 +16,9 @@ PIECES = 200
 _FORMULA = "'[=+@＝＋－＠' || char(9, 10, 13) || '-]*'"  # noqa: RUF001
 """What a cell begins with that a spreadsheet would run."""
 
+_SPECIAL = ("'\"'", "','", "char(10)", "char(13)")
+"""What CSV puts into quotes for."""
+
 EXPECTED = {
     Kind.INTEGER: "integer",
     Kind.DECIMAL: "integer",
@@ -44,16 +47,19 @@ def _hexadecimal(column: str) -> str:
     return f"lower(hex({column}))"
 
 
-def _quoted(text: str, quote_bytes: int) -> str:
+def _quoted(text: str, null: str, quote_bytes: int) -> str:
     """A text as CSV has it (RFC 4180): in quotes where it needs them, and when it is empty.
 
-    A text that JSON writes as it is has no quote and no line end. That is much faster to find out
-    than by a pattern, and decides for nearly all texts; the pattern is for the others.
+    So is one that looks like what stands for NULL. A text that JSON writes as it is has no quote
+    and no line end. That is much faster to find out than by looking for each of them, and decides
+    for nearly all texts. No pattern looks for them in the others: it would end at a NUL.
     """
+    is_null = f" AND {text} <> {literal(null)}" if null else ""
+    special = " OR ".join(f"instr({text}, {each})" for each in _SPECIAL)
     return (
-        f"iif(octet_length({text}) AND NOT instr({text}, ',')"
+        f"iif(octet_length({text}) AND NOT instr({text}, ','){is_null}"
         f" AND octet_length(json_quote({text})) = octet_length({text}) + {quote_bytes}, {text},"
-        f" iif({text} GLOB '*[,\"' || char(10, 13) || ']*' OR NOT octet_length({text}),"
+        f" iif({special} OR NOT octet_length({text}){is_null.replace(' AND ', ' OR NOT ')},"
         f" '\"' || replace({text}, '\"', '\"\"') || '\"', {text}))"
     )
 
@@ -64,7 +70,7 @@ def _csv_cell(column: Column, query: Query, quote_bytes: int) -> str:
     cells = {
         "integer": c,
         "real": _number(c),
-        "text": _quoted(text, quote_bytes),
+        "text": _quoted(text, query.null, quote_bytes),
         "blob": _hexadecimal(c),
         "null": literal(query.null),
     }

@@ -22,6 +22,8 @@ NULL = "\\N"
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {0}) "
 """Before an INSERT ... SELECT: the numbers from 1 to so many, as `i` of `n`."""
 
+csv.field_size_limit(2**31)
+
 Row = tuple[Any, ...]
 
 

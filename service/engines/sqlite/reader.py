@@ -72,6 +72,7 @@ class SQLiteReader:
         assert until is not None
 
         def work(connection: apsw.Connection) -> list[Range]:
+            self._check(connection, query)
             connection.limit(apsw.SQLITE_LIMIT_LENGTH, LONGEST)
             ranges: list[Range] = []
             at = after

@@ -32,12 +32,16 @@ NUMBERS = (Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column. type: as the database calls it. kind: how its values are written."""
+    """A column. type: as the database calls it. kind: how its values are written.
+
+    exact: every value is of the type or NULL, as the database makes sure; SQLite mostly does not.
+    """
 
     name: str
     type: str
     kind: Kind
     nullable: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ def relation(schema: str, types: Sequence[str], access: str, plain: Mapping[str,
     """
     kinds = (Kind.INTEGER, Kind.TEXT, Kind.INTEGER, Kind.TEXT)
     columns = tuple(
-        Column(name, type_, kind, nullable=False)
+        Column(name, type_, kind, nullable=False, exact=True)
         for name, type_, kind in zip(COLUMNS, types, kinds, strict=True)
     )
     return Relation(

@@ -45,7 +45,7 @@ def relations(
         if kind not in ("table", "view", "virtual") or table.lower().startswith("sqlite_"):
             continue
         try:
-            columns, primary = _columns(connection, table, without_rowid or strict)
+            columns, primary = _columns(connection, table, without_rowid, strict)
         except apsw.Error:  # a view of what is there no longer, or a module that is not loaded
             continue
         if not columns:
@@ -64,7 +64,7 @@ def relations(
                 no_key="" if key else (NO_KEY if kind == "table" else NO_KEY_VIEW).format(table),
                 rows=counts.get(table),
                 hidden=tuple(
-                    Column(column, "INTEGER", Kind.INTEGER, nullable=False)
+                    Column(column, "INTEGER", Kind.INTEGER, nullable=False, exact=True)
                     for column in (key.columns if key else ())
                     if column not in {each.name for each in columns}
                 ),
@@ -74,7 +74,7 @@ def relations(
 
 
 def _columns(
-    connection: apsw.Connection, table: str, primary_is_not_null: bool
+    connection: apsw.Connection, table: str, without_rowid: bool, strict: bool
 ) -> tuple[list[Column], list[str]]:
     """The columns of a table, and the names of those of its primary key, in its order."""
     columns, primary = [], {}
@@ -86,8 +86,10 @@ def _columns(
         if hidden == 1:  # of a virtual table: no value, but an argument
             continue
         is_row_number = primary_at and declared.upper() == row_number
-        nullable = not (not_null or is_row_number or (primary_at and primary_is_not_null))
-        columns.append(Column(column, declared, kind_of(declared), nullable))
+        nullable = not (not_null or is_row_number or (primary_at and (without_rowid or strict)))
+        # A strict table holds each column to its type; what is generated is not looked at.
+        exact = is_row_number or (strict and not hidden and declared.upper() != "ANY")
+        columns.append(Column(column, declared, kind_of(declared), nullable, bool(exact)))
         if primary_at:
             primary[primary_at] = column
     return columns, [primary[at] for at in sorted(primary)]

@@ -28,11 +28,15 @@ EXPECTED = {
 """The type that a value of each kind nearly always has; none for columns without a type."""
 
 
-def _choose(column: str, kind: Kind, cells: dict[str, str]) -> str:
+def _choose(column: Column, cells: dict[str, str]) -> str:
     """The cell for what the value is, asked for in the order that is the fastest."""
-    first = EXPECTED.get(kind, "text")
+    name_, first = name(column.name), EXPECTED.get(column.kind, "text")
+    if column.exact:
+        # What is NULL comes out as it should through the cell of the type, but for its name in CSV.
+        null = cells["null"]
+        return cells[first] if null in ("''", "NULL") else f"ifnull({cells[first]}, {null})"
     others = " ".join(f"WHEN '{kind}' THEN {sql}" for kind, sql in cells.items() if kind != first)
-    return f"iif(typeof({column}) = '{first}', {cells[first]}, CASE typeof({column}) {others} END)"
+    return f"iif(typeof({name_}) = '{first}', {cells[first]}, CASE typeof({name_}) {others} END)"
 
 
 def _number(column: str) -> str:
@@ -68,12 +72,7 @@ def _csv_cell(column: Column, query: Query, quote_bytes: int) -> str:
         "blob": _hexadecimal(c),
         "null": literal(query.null),
     }
-    return _choose(c, column.kind, cells)
-
-
-def _plain_csv_cell(column: Column, query: Query) -> str:
-    """The cell in a row none of whose texts needs a quote."""
-    return name(column.name)
+    return _choose(column, cells)
 
 
 def _json_value(column: Column, query: Query) -> str:
@@ -92,7 +91,7 @@ def _json_value(column: Column, query: Query) -> str:
         "blob": _hexadecimal(c),
         "null": "NULL",
     }
-    return _choose(c, column.kind, cells)
+    return _choose(column, cells)
 
 
 def _csv_line(query: Query, cell: Callable[[Column], str]) -> str:
@@ -124,6 +123,7 @@ def line(query: Query, quote_bytes: int) -> str:
         return _json_line(query)
     careful = _csv_line(query, lambda column: _csv_cell(column, query, quote_bytes))
     plain = query.relation.plain.get(query.format)
-    if plain is None or query.excel or query.null:
+    if plain is None or query.excel or query.null or len(query.columns) > PIECES:
         return careful
-    return f"iif({plain}, {_csv_line(query, lambda c: _plain_csv_cell(c, query))}, {careful})"
+    template = ",".join("%s" for _ in query.columns)
+    return f"iif({plain}, format('{template}\n', {', '.join(map(name, query.columns))}), {careful})"

@@ -69,7 +69,8 @@ def _csv_cell(column: Column, query: Query, quote_bytes: int) -> str:
         "integer": c,
         "real": _number(c),
         "text": _quoted(text, quote_bytes),
-        "blob": _hexadecimal(c),
+        # No bytes are told from NULL as an empty text is.
+        "blob": f"iif(length({c}) = 0, '\"\"', nullif({_hexadecimal(c)}, ''))",
         "null": literal(query.null),
     }
     return _choose(column, cells)
@@ -88,7 +89,7 @@ def _json_value(column: Column, query: Query) -> str:
         "integer": integer,
         "real": real,
         "text": text,
-        "blob": _hexadecimal(c),
+        "blob": f"iif({c} IS NULL, NULL, {_hexadecimal(c)})",
         "null": "NULL",
     }
     return _choose(column, cells)

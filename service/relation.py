@@ -50,12 +50,14 @@ class Key:
 
     columns: their names, in the order of the index. source: what makes them unique, in words.
     terms: the SQL of each, as the index orders it. access: what makes the engine go along it.
+    ascending: whether going along it gives the rows in their order, without being asked for it.
     """
 
     columns: tuple[str, ...]
     source: str
     terms: tuple[str, ...] = ()
     access: str = ""
+    ascending: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,7 @@ class _Index(NamedTuple):
     origin: str
     columns: tuple[str, ...]
     terms: tuple[str, ...]
+    ascending: bool
 
 
 def relations(
@@ -152,7 +153,7 @@ def _key(connection: apsw.Connection, of: _Table) -> Key | None:
     own = [index for index in indexes if index.origin == "pk"]
     if len(primary) == 1 and not own and not without_rowid and kind == "table":
         # INTEGER PRIMARY KEY is another name of the row's number: the table itself is its index.
-        return Key((primary[0],), "primary key", (name(primary[0]),), "NOT INDEXED")
+        return Key((primary[0],), "primary key", (name(primary[0]),), "NOT INDEXED", ascending=True)
     for index in own + sorted(indexes, key=lambda index: len(index.columns)):
         if any(by_name[column].nullable for column in index.columns if column in by_name):
             continue
@@ -160,14 +161,15 @@ def _key(connection: apsw.Connection, of: _Table) -> Key | None:
             continue
         source = "primary key" if index.origin == "pk" else f"unique index {index.name}"
         access = f"INDEXED BY {name(index.name)}"
-        return Key(index.columns, source, index.terms, access)
+        return Key(index.columns, source, index.terms, access, index.ascending)
     if without_rowid or (kind == "virtual" and not _is_sorted(connection, table)):
         return None
     taken = {column.lower() for column in by_name}
     for rowid in ROWID_NAMES:
         if rowid not in taken:
-            access = "" if kind == "virtual" else "NOT INDEXED"
-            return Key((rowid,), "number of the row", (rowid,), access)
+            ordinary = kind == "table"
+            access = "NOT INDEXED" if ordinary else ""
+            return Key((rowid,), "number of the row", (rowid,), access, ascending=ordinary)
     return None
 
 
@@ -198,7 +200,8 @@ def _unique_indexes(connection: apsw.Connection, table: str) -> list[_Index]:
             name(column) + ("" if coll.upper() == "BINARY" else f" COLLATE {name(coll)}")
             for column, _, coll in parts
         )
-        found.append(_Index(index, origin, tuple(column for column, _, _ in parts), terms))
+        names = tuple(column for column, _, _ in parts)
+        found.append(_Index(index, origin, names, terms, not parts[0][1]))
     return found
 
 

@@ -17,6 +17,7 @@ from .errors import ConfigurationError
 from .logs import configure
 from .settings import GROUPS, Settings, allowed, in_words
 from .tasks.generate import tasks
+from .web.relations import matches
 from .workers import run_workers
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
@@ -168,6 +169,8 @@ async def _list_tables(settings: Settings) -> None:
     finally:
         await database.close()
     for address in sorted(relations):
+        if not matches(address, settings.table or ("*",)):
+            continue
         relation = relations[address]
         key = ", ".join(relation.key.columns) if relation.key else f"none: {relation.no_key}"
         click.echo(f"{address}  ({relation.kind}; key: {key})")

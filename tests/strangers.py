@@ -5,13 +5,14 @@ import csv
 import io
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from math import isinf
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import apsw
 from yarl import URL
 
 from tests.conftest import Running
@@ -21,28 +22,40 @@ NULL = "\\N"
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {0}) "
 """Before an INSERT ... SELECT: the numbers from 1 to so many, as `i` of `n`."""
 
+csv.field_size_limit(2**31)
+
 Row = tuple[Any, ...]
 
 
+@contextmanager
+def program(path: Path) -> Iterator[apsw.Connection]:
+    """The file as the program that it belongs to has it open, beside a service or before it.
+
+    Two libraries of SQLite in one process, as Python's and apsw's are, see nothing of each other's
+    locks: what writes beside a service of this process has to be of the service's.
+    """
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.set_busy_timeout(5_000)
+        yield connection
+
+
 def make(path: Path, *statements: str, many: Iterable[tuple[str, Sequence[Row]]] = ()) -> Path:
-    """Make or change a file, as the program that it belongs to would."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN")
-        for statement in statements:
-            if statement.startswith("PRAGMA"):  # these want to be outside of a transaction
-                connection.execute("COMMIT")
-                connection.execute(statement).fetchall()
-                connection.execute("BEGIN")
-            else:
-                connection.execute(statement)
-        for statement, rows in many:
-            connection.executemany(statement, rows)
-        connection.execute("COMMIT")
+    """Make or change a file: its settings first, then all the rest in one transaction."""
+    with program(path) as connection:
+        settings = [each for each in statements if each.startswith("PRAGMA")]
+        for statement in settings:
+            connection.execute(statement).fetchall()
+        with connection:
+            for statement in statements:
+                if statement not in settings:
+                    connection.execute(statement)
+            for statement, rows in many:
+                connection.executemany(statement, rows)
     return path
 
 
 def read(path: Path, statement: str) -> list[Row]:
-    """What Python's own driver reads."""
+    """What Python's own driver reads; not while the service has a log open (see `program`)."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(statement).fetchall()
 

@@ -5,6 +5,7 @@ import re
 from ..query import Query
 
 BYTE_ORDER_MARK = "\ufeff"
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")  # noqa: RUF001
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]|^$')
 
 
@@ -21,7 +22,10 @@ class Csv:
     def head(self, query: Query, *, header: bool) -> bytes:
         if not header:
             return b""
-        line = ",".join(map(_cell, query.columns))
+        names = query.columns
+        if query.excel:  # a column may be called as a formula
+            names = tuple("'" + name if _FORMULA.match(name) else name for name in names)
+        line = ",".join(map(_cell, names))
         return (f"{BYTE_ORDER_MARK}{line}\r\n" if query.excel else f"{line}\n").encode()
 
 

@@ -12,6 +12,7 @@ import apsw
 
 from ..engines.sqlite.connections import BUSY_MILLISECONDS, Connections, transaction
 from ..engines.sqlite.sql import rows
+from ..engines.sqlite.strangers import NO_RIGHTS
 from ..errors import ConfigurationError, RowTooLargeError, StoreError
 from ..query import Format
 from ..relation import Relation
@@ -63,7 +64,7 @@ async def is_strangers(path: Path) -> bool:
                 return bool(rows(connection, "SELECT 1 FROM sqlite_schema LIMIT 1"))
             finally:
                 connection.close()
-        except apsw.CantOpenError:  # as where the files of its log cannot be made beside it
+        except NO_RIGHTS:  # as where the files of its log cannot be made beside it
             return True
         except apsw.Error:
             return False

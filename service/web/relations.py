@@ -37,10 +37,11 @@ class Relations:
         return relation
 
     def _may(self, token: Token, address: str) -> bool:
-        return _matches(address, self._served) and _matches(address, token.tables)
+        return matches(address, self._served) and matches(address, token.tables)
 
 
-def _matches(address: str, patterns: Sequence[str]) -> bool:
+def matches(address: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns is for this address."""
     return any(fnmatchcase(address, pattern) for pattern in patterns)
 
 

@@ -165,9 +165,13 @@ def _null(text: str) -> str:
 
 
 def _filter(relation: Relation, parameter: str, encoded: str, known: Sequence[str]) -> Filter:
-    """A filter: the name of a column, and an operator behind two underscores if it is not `eq`."""
+    """A filter: the name of a column, and an operator behind two underscores if it is not `eq`.
+
+    A column whose own name ends as an operator is meant where there is none of the shorter name.
+    """
     name, separator, operator = parameter.rpartition("__")
-    if not separator or operator not in list(Operator):
+    whole = parameter in relation.names and name not in relation.names
+    if not separator or operator not in list(Operator) or whole:
         name, operator = parameter, Operator.EQ
     try:
         relation.column(name)

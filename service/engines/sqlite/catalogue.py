@@ -46,7 +46,7 @@ def relations(
         if kind not in ("table", "view", "virtual") or table.lower().startswith("sqlite_"):
             continue
         try:
-            columns, primary = _columns(connection, table, without_rowid, strict)
+            columns, primary = _columns(connection, table, kind, without_rowid, strict)
         except apsw.Error:  # a view of what is there no longer, or a module that is not loaded
             continue
         if not columns:
@@ -75,7 +75,7 @@ def relations(
 
 
 def _columns(
-    connection: apsw.Connection, table: str, without_rowid: bool, strict: bool
+    connection: apsw.Connection, table: str, kind: str, without_rowid: bool, strict: bool
 ) -> tuple[list[Column], list[str]]:
     """The columns of a table, and the names of those of its primary key, in its order."""
     columns, primary = [], {}
@@ -88,9 +88,11 @@ def _columns(
             continue
         is_row_number = primary_at and declared.upper() == row_number
         nullable = not (not_null or is_row_number or (primary_at and (without_rowid or strict)))
+        # So SQLite calls a column of a view that has no type.
+        type_ = "" if kind == "view" and declared == "BLOB" else declared
         # A strict table holds each column to its type; what is generated is not looked at.
         exact = is_row_number or (strict and not hidden and declared.upper() != "ANY")
-        columns.append(Column(column, declared, kind_of(declared), nullable, bool(exact)))
+        columns.append(Column(column, type_, kind_of(type_), nullable, bool(exact)))
         if primary_at:
             primary[primary_at] = column
     return columns, [primary[at] for at in sorted(primary)]

@@ -62,9 +62,9 @@ class Connections:
         """Run what nobody waits for in the thread that writes."""
         self._writer.submit(work)
 
-    def opened(self) -> None:
-        """From now on another file of that name is a fault."""
-        self._file = OpenFile(self.path)
+    def opened(self, *, log_may_change: bool = False, fixed: bool = False) -> None:
+        """From now on another file of that name is a fault; for the rest see OpenFile."""
+        self._file = OpenFile(self.path, log_may_change=log_may_change, fixed=fixed)
 
     def _in(self, pool: ThreadPoolExecutor, work: Callable[[apsw.Connection], T]) -> Awaitable[T]:
         def run() -> T:
@@ -74,6 +74,12 @@ class Connections:
                 raise StoreError(
                     f"{self.path}: {fault}", hint="is the file whole, its disk not full?"
                 ) from fault
+            except UnicodeDecodeError as fault:
+                raise StoreError(
+                    f"{self.path}: {fault.object[:100]!r}, a text of a key or a name, is not valid "
+                    "UTF-8",
+                    hint="mend it with the program that it belongs to",
+                ) from None
 
         return asyncio.get_running_loop().run_in_executor(pool, run)
 

@@ -16,6 +16,9 @@ PIECES = 200
 _FORMULA = "'[=+@＝＋－＠' || char(9, 10, 13) || '-]*'"  # noqa: RUF001
 """What a cell begins with that a spreadsheet would run."""
 
+_SPECIAL = ("'\"'", "','", "char(10)", "char(13)")
+"""What CSV puts into quotes for."""
+
 EXPECTED = {
     Kind.INTEGER: "integer",
     Kind.DECIMAL: "integer",
@@ -48,34 +51,44 @@ def _hexadecimal(column: str) -> str:
     return f"lower(hex({column}))"
 
 
-def _quoted(text: str) -> str:
-    """A text as CSV has it (RFC 4180): in quotes where it needs them, and when it is empty."""
+Quoted = Callable[[str, str], str]
+
+
+def _quoted(text: str, null: str) -> str:
+    """A text as CSV has it (RFC 4180): in quotes where it needs them, and when it is empty.
+
+    So is one that looks like what stands for NULL. No pattern looks for what needs quotes: it would
+    end at a NUL.
+    """
+    special = " OR ".join(f"instr({text}, {each})" for each in _SPECIAL)
+    is_null = f" OR {text} = {literal(null)}" if null else ""
     return (
-        f"iif({text} GLOB '*[,\"' || char(10, 13) || ']*' OR NOT octet_length({text}),"
+        f"iif({special} OR NOT octet_length({text}){is_null},"
         f" '\"' || replace({text}, '\"', '\"\"') || '\"', {text})"
     )
 
 
-def _seldom_quoted(text: str, quote_bytes: int) -> str:
+def _seldom_quoted(text: str, null: str, quote_bytes: int) -> str:
     """The same, faster where few texts need quotes.
 
     A text that JSON writes as it is has no quote and no line end. That is much faster to find out
-    than by a pattern, and decides for nearly all texts; the pattern is for the others.
+    than to look for each of them, and decides for nearly all texts.
     """
+    is_null = f" AND {text} <> {literal(null)}" if null else ""
     return (
-        f"iif(octet_length({text}) AND NOT instr({text}, ',')"
+        f"iif(octet_length({text}) AND NOT instr({text}, ','){is_null}"
         f" AND octet_length(json_quote({text})) = octet_length({text}) + {quote_bytes}, {text},"
-        f" {_quoted(text)})"
+        f" {_quoted(text, null)})"
     )
 
 
-def _csv_cell(column: Column, query: Query, quoted: Callable[[str], str]) -> str:
+def _csv_cell(column: Column, query: Query, quoted: Quoted) -> str:
     c = name(column.name)
     text = f"(iif({c} GLOB {_FORMULA}, '''', '') || {c})" if query.excel else c
     cells = {
         "integer": c,
         "real": _number(c),
-        "text": quoted(text),
+        "text": quoted(text, query.null),
         # No bytes are told from NULL as an empty text is.
         "blob": f"iif(length({c}) = 0, '\"\"', nullif({_hexadecimal(c)}, ''))",
         "null": literal(query.null),
@@ -102,7 +115,7 @@ def _json_value(column: Column, query: Query) -> str:
     return _choose(column, cells)
 
 
-def _csv_line(query: Query, quoted: Callable[[str], str]) -> str:
+def _csv_line(query: Query, quoted: Quoted) -> str:
     cells = [_csv_cell(query.relation.column(name), query, quoted) for name in query.columns]
     end = "'\r\n'" if query.excel else "'\n'"
     pieces = [", ',', ".join(cells[at : at + PIECES]) for at in range(0, len(cells), PIECES)]
@@ -131,7 +144,7 @@ def line(query: Query, quote_bytes: int) -> str:
         return _json_line(query)
     plain = query.relation.plain.get(query.format)
     if plain is None or query.excel or query.null or len(query.columns) > PIECES:
-        return _csv_line(query, lambda text: _seldom_quoted(text, quote_bytes))
+        return _csv_line(query, lambda text, null: _seldom_quoted(text, null, quote_bytes))
     template = ",".join("%s" for _ in query.columns)
     cells = ", ".join(map(name, query.columns))
     return f"iif({plain}, format('{template}\n', {cells}), {_csv_line(query, _quoted)})"

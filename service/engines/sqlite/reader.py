@@ -9,6 +9,7 @@ from ...errors import RowTooLargeError, StoreError
 from ...query import KeyValues, Page, Query, Range, Start
 from ...relation import Relation
 from ...settings import Settings
+from ..ranges import ROWS_HIGHEST
 from .connections import Connections
 from .sql import rows as fetch
 from .statements import (
@@ -71,6 +72,7 @@ class SQLiteReader:
         assert until is not None
 
         def work(connection: apsw.Connection) -> list[Range]:
+            self._check(connection, query)
             connection.limit(apsw.SQLITE_LIMIT_LENGTH, LONGEST)
             ranges: list[Range] = []
             at = after
@@ -144,6 +146,51 @@ class SQLiteReader:
         most: int,
     ) -> list[Page] | None:
         """The pages of these ranges; None when one is longer than `most` bytes."""
+        pages = self._fetched(connection, query, ranges, left, most)
+        if pages is None or query.relation.counted:  # of ours each text was checked when it came
+            return pages
+        for range_, page in zip(ranges, pages, strict=True):
+            if not _is_text(page):
+                key = self._key_of_no_text(connection, query, range_)
+                raise StoreError(
+                    f"{query.relation.address}: the row with the key {shown(key)} has a text that "
+                    "is not valid UTF-8",
+                    hint="mend it, or leave out its column with columns=",
+                )
+        return pages
+
+    def _key_of_no_text(
+        self, connection: apsw.Connection, query: Query, range_: Range
+    ) -> KeyValues:
+        """The key of the row whose text is none, looked for by halves."""
+        after, until = range_
+        rows = ROWS_HIGHEST
+        while True:
+            rows = max(1, rows // 2)
+            connection.limit(apsw.SQLITE_LIMIT_LENGTH, LONGEST)
+            statement = fence_statement(query, first=after is None)
+            found = fetch(connection, statement, (*(after or ()), *until, rows - 1))
+            if not found or found[0] == until:
+                if rows == 1:
+                    return until
+                continue
+            pages = self._fetched(
+                connection, query, [Range(after, found[0])], None, self._row_bytes
+            )
+            if pages is None or _is_text(pages[0]):
+                after = found[0]
+            else:
+                until = found[0]
+
+    def _fetched(
+        self,
+        connection: apsw.Connection,
+        query: Query,
+        ranges: Sequence[Range],
+        left: int | None,
+        most: int,
+    ) -> list[Page] | None:
+        """The same, whatever stands in them: SQLite takes any bytes for text."""
         wide = connection.pragma("encoding") != "UTF-8"
         statement = pages_statement(
             query.shape,
@@ -178,8 +225,6 @@ class SQLiteReader:
             blob = found[0][0]
             seq = int(blob[:SEQ_BYTES])
             pages = list(_split(blob))
-            if not query.relation.counted:  # of ours every text was checked when it came
-                _check_text(query, ranges, pages)
         if seq < query.since:
             raise StoreError(
                 f"the database has come to change {seq}, the stream began at {query.since}",
@@ -198,18 +243,12 @@ def _split(blob: bytes) -> Iterator[Page]:
         start = lines + size
 
 
-def _check_text(query: Query, ranges: Sequence[Range], pages: Sequence[Page]) -> None:
-    """SQLite takes any bytes for text: StoreError for those that are not UTF-8."""
-    for range_, page in zip(ranges, pages, strict=True):
-        try:
-            str(page.data, "utf-8")
-        except UnicodeDecodeError:
-            behind = f"behind {shown(range_.after)}" if range_.after else "from the first one"
-            raise StoreError(
-                f"{query.relation.address}: among the rows {behind} up to {shown(range_.until)} "
-                "is a text that is not valid UTF-8",
-                hint="mend it, or leave out its column with columns=",
-            ) from None
+def _is_text(page: Page) -> bool:
+    try:
+        str(page.data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def shown(key: KeyValues) -> str:

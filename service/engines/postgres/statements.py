@@ -100,6 +100,12 @@ def start(relation: PostgresRelation, query: Query) -> str:
     )
 
 
+def lowest(relation: PostgresRelation) -> str:
+    """The lowest key of a relation whose key is one column; a row of NULL when it is empty."""
+    (part,) = relation.key_parts("t")
+    return f"SELECT (SELECT {part}::text FROM {relation.sql} AS t ORDER BY {part} LIMIT 1)"
+
+
 def fences(
     relation: PostgresRelation, after: KeyValues | None, until: KeyValues, rows: int, count: int
 ) -> str:

@@ -93,7 +93,7 @@ async def test_every_key_streams_each_row_once_in_order(postgres: Postgres, kind
 
 
 async def test_what_the_server_estimates_costs_no_row(postgres: Postgres) -> None:
-    """Where ids look dense, ranges are counted in ids; no row is lost when they are not any more."""
+    """Where ids look dense, ranges are counted in ids; no row is lost when they are not so."""
     with postgres.database() as url:
         async with weir(url) as engine:
             await engine.sql.execute(

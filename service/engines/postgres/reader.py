@@ -164,7 +164,10 @@ def _dense(
 
 
 def _relation(query: Query) -> PostgresRelation:
-    return cast(PostgresRelation, query.relation)
+    relation = cast(PostgresRelation, query.relation)
+    if relation.key is None:  # nobody should have come so far
+        raise RelationError(f"{relation.address} has no key: {relation.no_key}")
+    return relation
 
 
 def _broken(relation: PostgresRelation, fault: asyncpg.PostgresError) -> RelationError:

@@ -14,6 +14,11 @@ POSITION = (
     " ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint"
 )
 """How far this server has come: bytes of write-ahead log, the same on a primary and its copies."""
+IDENTITY = (
+    "SELECT system_identifier || '/' || (SELECT oid FROM pg_database"
+    " WHERE datname = current_database()) FROM pg_control_system()"
+)
+"""What tells this database from others, and is the same on its copies. Any user may ask."""
 COMPARED = {
     Operator.EQ: "=",
     Operator.NE: "<>",

@@ -32,12 +32,16 @@ NUMBERS = (Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column. type: as the database calls it. kind: how its values are written."""
+    """A column. type: as the database calls it. kind: how its values are written.
+
+    exact: every value is of the type or NULL, as the database makes sure; SQLite mostly does not.
+    """
 
     name: str
     type: str
     kind: Kind
     nullable: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,14 @@ class Key:
 
     columns: their names, in the order of the index. source: what makes them unique, in words.
     terms: the SQL of each, as the index orders it. access: what makes the engine go along it.
+    ascending: whether going along it gives the rows in their order, without being asked for it.
     """
 
     columns: tuple[str, ...]
     source: str
     terms: tuple[str, ...] = ()
     access: str = ""
+    ascending: bool = False
 
 
 @dataclass(frozen=True, eq=False)

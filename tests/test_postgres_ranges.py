@@ -1,9 +1,11 @@
 """Ranges asked of the index: any key, in order, each row once, whatever happens around it."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
+from service.query import Range
 from tests.postgres import Postgres
 from tests.relations import weir
 
@@ -88,3 +90,32 @@ async def test_every_key_streams_each_row_once_in_order(postgres: Postgres, kind
                 behind = await engine.query("t", columns=("v",), after=tuple(after or ()))
                 rest = "".join(f"{v}\n" for (v,) in expected[at + 1 :]).encode()
                 assert await engine.lines(behind) == rest
+
+
+async def test_what_the_server_estimates_costs_no_row(postgres: Postgres) -> None:
+    """Where ids look dense, ranges are counted in ids; no row is lost when they are not so."""
+    with postgres.database() as url:
+        async with weir(url) as engine:
+            await engine.sql.execute(
+                "CREATE TABLE t (id bigint PRIMARY KEY);"
+                "INSERT INTO t SELECT generate_series(11, 2010); ANALYZE t"
+            )
+            query = await engine.query("t")
+            start = await engine.reader.start(query)
+            query = replace(query, until=start.until)
+            assert await engine.reader.cut(query, None, 300, 2) == [
+                Range(None, ("310",)),
+                Range(("310",), ("610",)),
+            ]
+            assert await engine.reader.cut(query, ("1900",), 110, 9) == [
+                Range(("1900",), ("2010",))
+            ]
+            assert await engine.reader.cut(query, ("2000",), 300, 9) == [
+                Range(("2000",), ("2010",))
+            ]
+            assert await engine.reader.cut(query, ("-7",), 300, 1) == [Range(("-7",), ("310",))]
+            await engine.sql.execute(
+                "DELETE FROM t WHERE id % 100 > 0; INSERT INTO t VALUES (-5), (3000)"
+            )
+            kept = [-5, *range(100, 2001, 100), 3000]
+            assert await engine.lines(query) == "".join(f"{id_}\n" for id_ in kept).encode()

@@ -213,8 +213,9 @@ async def test_changes_in_mid_stream(engine: Weir, change: str, why: str) -> Non
     with pytest.raises(RelationError, match=f"people.*{why}"):
         await engine.reader.read(query, ranges[1:], None)
     if "another" not in why and "column" not in why and "name TO" not in change:
+        sparse = replace(query, relation=replace(query.relation, rows=None))
         with pytest.raises(RelationError, match=f"people.*{why}"):
-            await engine.reader.cut(query, ranges[0].until, 3, 3)
+            await engine.reader.cut(sparse, ranges[0].until, 3, 3)
 
 
 async def test_changes_that_do_not_matter(engine: Weir) -> None:
@@ -261,6 +262,13 @@ async def test_a_server_that_is_behind(engine: Weir) -> None:
     with pytest.raises(BehindError):
         await engine.reader.read(replace(query, since=query.since + 2**40), ranges, None)
     assert isinstance(BehindError("x"), StoreError)
+
+
+async def test_a_relation_without_a_key(engine: Weir) -> None:
+    """It is refused with what would make a key."""
+    await engine.sql.execute("CREATE TABLE t (a int)")
+    with pytest.raises(RelationError, match=r"t has no key: .* unique index on NOT NULL columns"):
+        await engine.reader.start(await engine.query("t"))
 
 
 async def test_nothing_is_left_open(engine: Weir) -> None:
@@ -350,6 +358,9 @@ async def test_a_replica_is_read_once_it_has_caught_up(cluster: Cluster) -> None
         await primary.sql.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
         query = await primary.query("t")
         await caught_up(primary, copy)
+        assert await copy.sql.fetchval(statements.IDENTITY) == await primary.sql.fetchval(
+            statements.IDENTITY
+        )
         await copy.sql.execute("SELECT pg_wal_replay_pause()")
         await primary.sql.execute("INSERT INTO t VALUES (2)")
         start = await primary.reader.start(query)

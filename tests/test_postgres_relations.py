@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.engines.postgres.catalogue import PostgresCatalogue
+from service.engines.postgres.statements import IDENTITY
 from service.errors import InvalidError
 from service.query import Format
 from service.relation import Key
@@ -224,6 +225,8 @@ async def test_a_user_who_may_only_select(postgres: Postgres) -> None:
                 assert "may not SELECT its key" in found["keyless"].no_key
                 assert await stranger.lines(await stranger.query("open")) == b"1,x\n"
                 assert await stranger.lines(await stranger.query("half")) == b"1,3\n"
+                async with stranger.alone.server.connection() as connection:
+                    assert await connection.fetchval(IDENTITY)
             await owner.sql.execute(f"DROP OWNED BY {READER}; DROP ROLE {READER}")
 
 

@@ -68,7 +68,7 @@ def relation(schema: str, types: Sequence[str], access: str, plain: Mapping[str,
     """
     kinds = (Kind.INTEGER, Kind.TEXT, Kind.INTEGER, Kind.TEXT)
     columns = tuple(
-        Column(name, type_, kind, nullable=False)
+        Column(name, type_, kind, nullable=False, exact=True)
         for name, type_, kind in zip(COLUMNS, types, kinds, strict=True)
     )
     return Relation(
@@ -77,7 +77,7 @@ def relation(schema: str, types: Sequence[str], access: str, plain: Mapping[str,
         name=TABLE,
         kind="table",
         columns=columns,
-        key=Key(("id",), "primary key", ("id",), access),
+        key=Key(("id",), "primary key", ("id",), access, ascending=True),
         plain=plain,
         string_keys=True,
         counted=True,

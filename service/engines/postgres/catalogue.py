@@ -12,7 +12,7 @@ from .dialect import style
 from .facts import FACTS
 from .literals import identifier
 from .server import Reads
-from .tables import PostgresRelation, Type
+from .tables import INTEGERS, PostgresRelation, Type
 
 FRESH_SECONDS = 5.0
 """How long what was read is taken for what there is. To read 1,000 tables takes some 50 ms of the
@@ -27,7 +27,6 @@ KINDS = {
     "m": "materialised view",
 }
 """What `pg_class.relkind` means, in words."""
-_INTEGERS = ("int2", "int4", "int8", "oid")
 
 
 class PostgresCatalogue:
@@ -123,7 +122,7 @@ def _key(
 
     def worth(index: Any) -> tuple[Any, ...]:
         names = [types[name].name for name in index["columns"]]
-        integers = all(name in _INTEGERS for name in names)
+        integers = all(name in INTEGERS for name in names)
         return not index["primary"], len(names), not integers, index["name"]
 
     if fit:

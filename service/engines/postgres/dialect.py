@@ -22,6 +22,8 @@ ARGUMENTS = 90
 NULLABLE = 3
 """From one cell in so many that may be NULL, it is faster to give each comma as an argument than to
 turn what is NULL into an empty text, as `concat_ws` leaves out a NULL with its comma."""
+CHAINED = 8
+"""Up to so many texts are put together faster by ||, which copies all to the left of it again."""
 C = 'COLLATE pg_catalog."C"'
 """Bytes are looked for as bytes: faster, and some collations refuse to search in a text."""
 
@@ -160,8 +162,13 @@ def tested(query: Query, given: Sequence[Cell]) -> str:
     It also takes a long text out of where PostgreSQL keeps those, once for all looks. JSON is left
     out, as it has quotes in it nearly always.
     """
-    texts = [cell.inner for cell in given if _is_text(cell)]
-    return _call("concat(", texts) if texts and query.format is Format.CSV else ""
+    texts = [cell for cell in given if _is_text(cell)]
+    if not texts or query.format is not Format.CSV:
+        return ""
+    if len(texts) > CHAINED:
+        return _call("concat(", [cell.inner for cell in texts])
+    safe = [f"coalesce({cell.inner}, '')" if cell.nullable else cell.inner for cell in texts]
+    return " || ".join([*safe, "''"] if len(texts) == 1 else safe)
 
 
 def _is_text(cell: Cell) -> bool:

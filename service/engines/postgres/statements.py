@@ -14,6 +14,11 @@ POSITION = (
     " ELSE pg_current_wal_insert_lsn() END - '0/0')::bigint"
 )
 """How far this server has come: bytes of write-ahead log, the same on a primary and its copies."""
+IDENTITY = (
+    "SELECT system_identifier || '/' || (SELECT oid FROM pg_database"
+    " WHERE datname = current_database()) FROM pg_control_system()"
+)
+"""What tells this database from others, and is the same on its copies. Any user may ask."""
 COMPARED = {
     Operator.EQ: "=",
     Operator.NE: "<>",
@@ -98,6 +103,12 @@ def start(relation: PostgresRelation, query: Query, position: str) -> str:
         f" LEFT JOIN LATERAL (SELECT {highest} FROM {relation.sql} AS t"
         f" ORDER BY {descending} LIMIT 1) AS last ON true"
     )
+
+
+def lowest(relation: PostgresRelation) -> str:
+    """The lowest key of a relation whose key is one column; a row of NULL when it is empty."""
+    (part,) = relation.key_parts("t")
+    return f"SELECT (SELECT {part}::text FROM {relation.sql} AS t ORDER BY {part} LIMIT 1)"
 
 
 def fences(

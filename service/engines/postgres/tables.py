@@ -7,6 +7,9 @@ from ...errors import StoreError
 from ...relation import Relation
 from .literals import identifier
 
+INTEGERS = ("int2", "int4", "int8", "oid")
+"""The integer types, as PostgreSQL calls them itself."""
+
 
 class RelationError(StoreError):
     """The server is well, but this relation cannot be read: every server would say the same."""

@@ -30,6 +30,7 @@ class _Index(NamedTuple):
     origin: str
     columns: tuple[str, ...]
     terms: tuple[str, ...]
+    ascending: bool
 
 
 def relations(
@@ -45,7 +46,7 @@ def relations(
         if kind not in ("table", "view", "virtual") or table.lower().startswith("sqlite_"):
             continue
         try:
-            columns, primary = _columns(connection, table, kind, without_rowid or strict)
+            columns, primary = _columns(connection, table, kind, without_rowid, strict)
         except apsw.Error:  # a view of what is there no longer, or a module that is not loaded
             continue
         if not columns:
@@ -64,7 +65,7 @@ def relations(
                 no_key="" if key else (NO_KEY if kind == "table" else NO_KEY_VIEW).format(table),
                 rows=counts.get(table),
                 hidden=tuple(
-                    Column(column, "INTEGER", Kind.INTEGER, nullable=False)
+                    Column(column, "INTEGER", Kind.INTEGER, nullable=False, exact=True)
                     for column in (key.columns if key else ())
                     if column not in {each.name for each in columns}
                 ),
@@ -74,7 +75,7 @@ def relations(
 
 
 def _columns(
-    connection: apsw.Connection, table: str, kind: str, primary_is_not_null: bool
+    connection: apsw.Connection, table: str, kind: str, without_rowid: bool, strict: bool
 ) -> tuple[list[Column], list[str]]:
     """The columns of a table, and the names of those of its primary key, in its order."""
     columns, primary = [], {}
@@ -86,10 +87,12 @@ def _columns(
         if hidden == 1:  # of a virtual table: no value, but an argument
             continue
         is_row_number = primary_at and declared.upper() == row_number
-        nullable = not (not_null or is_row_number or (primary_at and primary_is_not_null))
+        nullable = not (not_null or is_row_number or (primary_at and (without_rowid or strict)))
         # So SQLite calls a column of a view that has no type.
         type_ = "" if kind == "view" and declared == "BLOB" else declared
-        columns.append(Column(column, type_, kind_of(type_), nullable))
+        # A strict table holds each column to its type; what is generated is not looked at.
+        exact = is_row_number or (strict and not hidden and declared.upper() != "ANY")
+        columns.append(Column(column, type_, kind_of(type_), nullable, bool(exact)))
         if primary_at:
             primary[primary_at] = column
     return columns, [primary[at] for at in sorted(primary)]
@@ -152,7 +155,7 @@ def _key(connection: apsw.Connection, of: _Table) -> Key | None:
     own = [index for index in indexes if index.origin == "pk"]
     if len(primary) == 1 and not own and not without_rowid and kind == "table":
         # INTEGER PRIMARY KEY is another name of the row's number: the table itself is its index.
-        return Key((primary[0],), "primary key", (name(primary[0]),), "NOT INDEXED")
+        return Key((primary[0],), "primary key", (name(primary[0]),), "NOT INDEXED", ascending=True)
     for index in own + sorted(indexes, key=lambda index: len(index.columns)):
         if any(by_name[column].nullable for column in index.columns if column in by_name):
             continue
@@ -160,14 +163,15 @@ def _key(connection: apsw.Connection, of: _Table) -> Key | None:
             continue
         source = "primary key" if index.origin == "pk" else f"unique index {index.name}"
         access = f"INDEXED BY {name(index.name)}"
-        return Key(index.columns, source, index.terms, access)
+        return Key(index.columns, source, index.terms, access, index.ascending)
     if without_rowid or (kind == "virtual" and not _is_sorted(connection, table)):
         return None
     taken = {column.lower() for column in by_name}
     for rowid in ROWID_NAMES:
         if rowid not in taken:
-            access = "" if kind == "virtual" else "NOT INDEXED"
-            return Key((rowid,), "number of the row", (rowid,), access)
+            ordinary = kind == "table"
+            access = "NOT INDEXED" if ordinary else ""
+            return Key((rowid,), "number of the row", (rowid,), access, ascending=ordinary)
     return None
 
 
@@ -198,7 +202,8 @@ def _unique_indexes(connection: apsw.Connection, table: str) -> list[_Index]:
             name(column) + ("" if coll.upper() == "BINARY" else f" COLLATE {name(coll)}")
             for column, _, coll in parts
         )
-        found.append(_Index(index, origin, tuple(column for column, _, _ in parts), terms))
+        names = tuple(column for column, _, _ in parts)
+        found.append(_Index(index, origin, names, terms, not parts[0][1]))
     return found
 
 

@@ -31,11 +31,15 @@ EXPECTED = {
 """The type that a value of each kind nearly always has; none for columns without a type."""
 
 
-def _choose(column: str, kind: Kind, cells: dict[str, str]) -> str:
+def _choose(column: Column, cells: dict[str, str]) -> str:
     """The cell for what the value is, asked for in the order that is the fastest."""
-    first = EXPECTED.get(kind, "text")
+    name_, first = name(column.name), EXPECTED.get(column.kind, "text")
+    if column.exact:
+        # What is NULL comes out as it should through the cell of the type, but for its name in CSV.
+        null = cells["null"]
+        return cells[first] if null in ("''", "NULL") else f"ifnull({cells[first]}, {null})"
     others = " ".join(f"WHEN '{kind}' THEN {sql}" for kind, sql in cells.items() if kind != first)
-    return f"iif(typeof({column}) = '{first}', {cells[first]}, CASE typeof({column}) {others} END)"
+    return f"iif(typeof({name_}) = '{first}', {cells[first]}, CASE typeof({name_}) {others} END)"
 
 
 def _number(column: str) -> str:
@@ -47,39 +51,49 @@ def _hexadecimal(column: str) -> str:
     return f"lower(hex({column}))"
 
 
-def _quoted(text: str, null: str, quote_bytes: int) -> str:
+Quoted = Callable[[str, str], str]
+
+
+def _quoted(text: str, null: str) -> str:
     """A text as CSV has it (RFC 4180): in quotes where it needs them, and when it is empty.
 
-    So is one that looks like what stands for NULL. A text that JSON writes as it is has no quote
-    and no line end. That is much faster to find out than by looking for each of them, and decides
-    for nearly all texts. No pattern looks for them in the others: it would end at a NUL.
+    So is one that looks like what stands for NULL. No pattern looks for what needs quotes: it would
+    end at a NUL.
     """
-    is_null = f" AND {text} <> {literal(null)}" if null else ""
     special = " OR ".join(f"instr({text}, {each})" for each in _SPECIAL)
+    is_null = f" OR {text} = {literal(null)}" if null else ""
     return (
-        f"iif(octet_length({text}) AND NOT instr({text}, ','){is_null}"
-        f" AND octet_length(json_quote({text})) = octet_length({text}) + {quote_bytes}, {text},"
-        f" iif({special} OR NOT octet_length({text}){is_null.replace(' AND ', ' OR NOT ')},"
-        f" '\"' || replace({text}, '\"', '\"\"') || '\"', {text}))"
+        f"iif({special} OR NOT octet_length({text}){is_null},"
+        f" '\"' || replace({text}, '\"', '\"\"') || '\"', {text})"
     )
 
 
-def _csv_cell(column: Column, query: Query, quote_bytes: int) -> str:
+def _seldom_quoted(text: str, null: str, quote_bytes: int) -> str:
+    """The same, faster where few texts need quotes.
+
+    A text that JSON writes as it is has no quote and no line end. That is much faster to find out
+    than to look for each of them, and decides for nearly all texts.
+    """
+    is_null = f" AND {text} <> {literal(null)}" if null else ""
+    return (
+        f"iif(octet_length({text}) AND NOT instr({text}, ','){is_null}"
+        f" AND octet_length(json_quote({text})) = octet_length({text}) + {quote_bytes}, {text},"
+        f" {_quoted(text, null)})"
+    )
+
+
+def _csv_cell(column: Column, query: Query, quoted: Quoted) -> str:
     c = name(column.name)
     text = f"(iif({c} GLOB {_FORMULA}, '''', '') || {c})" if query.excel else c
     cells = {
         "integer": c,
         "real": _number(c),
-        "text": _quoted(text, query.null, quote_bytes),
-        "blob": _hexadecimal(c),
+        "text": quoted(text, query.null),
+        # No bytes are told from NULL as an empty text is.
+        "blob": f"iif(length({c}) = 0, '\"\"', nullif({_hexadecimal(c)}, ''))",
         "null": literal(query.null),
     }
-    return _choose(c, column.kind, cells)
-
-
-def _plain_csv_cell(column: Column, query: Query) -> str:
-    """The cell in a row none of whose texts needs a quote."""
-    return name(column.name)
+    return _choose(column, cells)
 
 
 def _json_value(column: Column, query: Query) -> str:
@@ -95,14 +109,14 @@ def _json_value(column: Column, query: Query) -> str:
         "integer": integer,
         "real": real,
         "text": text,
-        "blob": _hexadecimal(c),
+        "blob": f"iif({c} IS NULL, NULL, {_hexadecimal(c)})",
         "null": "NULL",
     }
-    return _choose(c, column.kind, cells)
+    return _choose(column, cells)
 
 
-def _csv_line(query: Query, cell: Callable[[Column], str]) -> str:
-    cells = [cell(query.relation.column(name)) for name in query.columns]
+def _csv_line(query: Query, quoted: Quoted) -> str:
+    cells = [_csv_cell(query.relation.column(name), query, quoted) for name in query.columns]
     end = "'\r\n'" if query.excel else "'\n'"
     pieces = [", ',', ".join(cells[at : at + PIECES]) for at in range(0, len(cells), PIECES)]
     return " || ',' || ".join(f"concat({piece})" for piece in pieces) + f" || {end}"
@@ -128,8 +142,9 @@ def line(query: Query, quote_bytes: int) -> str:
     """
     if query.format is Format.NDJSON:
         return _json_line(query)
-    careful = _csv_line(query, lambda column: _csv_cell(column, query, quote_bytes))
     plain = query.relation.plain.get(query.format)
-    if plain is None or query.excel or query.null:
-        return careful
-    return f"iif({plain}, {_csv_line(query, lambda c: _plain_csv_cell(c, query))}, {careful})"
+    if plain is None or query.excel or query.null or len(query.columns) > PIECES:
+        return _csv_line(query, lambda text, null: _seldom_quoted(text, null, quote_bytes))
+    template = ",".join("%s" for _ in query.columns)
+    cells = ", ".join(map(name, query.columns))
+    return f"iif({plain}, format('{template}\n', {cells}), {_csv_line(query, _quoted)})"

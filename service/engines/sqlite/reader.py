@@ -147,8 +147,8 @@ class SQLiteReader:
     ) -> list[Page] | None:
         """The pages of these ranges; None when one is longer than `most` bytes."""
         pages = self._fetched(connection, query, ranges, left, most)
-        if pages is None:
-            return None
+        if pages is None or query.relation.counted:  # of ours each text was checked when it came
+            return pages
         for range_, page in zip(ranges, pages, strict=True):
             if not _is_text(page):
                 key = self._key_of_no_text(connection, query, range_)

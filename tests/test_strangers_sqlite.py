@@ -80,6 +80,13 @@ KINDS = {
         ),
         ("rowid",),
     ),
+    "without a type, with NULLs": Kind(
+        (
+            "CREATE TABLE t (a PRIMARY KEY, b)",
+            f"{FILL}INSERT INTO t SELECT iif(i % 5, 'x' || i, NULL), i FROM n",
+        ),
+        ("rowid",),
+    ),
     "text": Kind(
         (
             "CREATE TABLE t (a TEXT NOT NULL PRIMARY KEY, b)",
@@ -210,6 +217,23 @@ KINDS = {
             "INSERT INTO t VALUES (9e999, 1), (-9e999, 2), (1e300, 3), (5e-324, 4)",
         ),
         ("a",),
+    ),
+    "mixed values": Kind(
+        (
+            "CREATE TABLE t (a NOT NULL PRIMARY KEY, b) WITHOUT ROWID",
+            f"{FILL}INSERT INTO t SELECT iif(i % 2, i, 'x' || i), i FROM n",
+            "INSERT INTO t VALUES ('1000', 1), (x'0bad', 2), ('nan', 3), (1e300, 4), ('', 5)",
+        ),
+        ("a",),
+    ),
+    "values of other types": Kind(
+        (
+            "CREATE TABLE t (a TEXT, b INTEGER, c BLOB, d DATE, PRIMARY KEY (a, b, c, d))"
+            " WITHOUT ROWID",
+            f"{FILL}INSERT INTO t SELECT CAST(i AS BLOB), 'x' || i, 'y' || i, i FROM n",
+            f"{FILL}INSERT INTO t SELECT i, i, i, date('2024-01-01', i || ' days') FROM n",
+        ),
+        ("a", "b", "c", "d"),
     ),
     "one row": Kind(("CREATE TABLE t (a)", "INSERT INTO t VALUES (1)"), ("rowid",)),
     "empty": Kind(("CREATE TABLE t (a TEXT PRIMARY KEY NOT NULL, b)",), ("a",)),

@@ -80,13 +80,13 @@ def _columns(
     """The columns of a table, and the names of those of its primary key, in its order."""
     columns, primary = [], {}
     # Only another name of the row's number is never NULL by itself: it has no index of its own.
-    row_number = "" if _has_primary_index(connection, table) else "INTEGER"
+    has_index = _has_primary_index(connection, table)
     for _, column, declared, not_null, _, primary_at, hidden in _pragma(
         connection, "table_xinfo", table
     ):
         if hidden == 1:  # of a virtual table: no value, but an argument
             continue
-        is_row_number = primary_at and declared.upper() == row_number
+        is_row_number = primary_at and declared.upper() == "INTEGER" and not has_index
         nullable = not (not_null or is_row_number or (primary_at and (without_rowid or strict)))
         # So SQLite calls a column of a view that has no type.
         type_ = "" if kind == "view" and declared == "BLOB" else declared
@@ -125,7 +125,7 @@ others it takes for numbers; a DATE or a JSON is declared to be one all the same
 def kind_of(declared: str) -> Kind:
     """How the values of a column are written that was declared as this."""
     declared = declared.upper()
-    if declared in ("", "ANY"):
+    if declared in ("", "ANY") or ("INT" in declared and "TEXT" in declared):
         return Kind.ANYTHING
     return next((kind for word, kind in KINDS if word in declared), Kind.DECIMAL)
 

@@ -1,6 +1,7 @@
 """Pages of any relation in a SQLite file: ranges asked of an index, lines made by SQLite."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import apsw
@@ -17,10 +18,12 @@ from .statements import (
     SEQ_BYTES,
     fence_statement,
     filter_values,
+    key_of,
     last_statement,
     pages_statement,
+    row_statement,
 )
-from .values import parse
+from .values import readings
 
 LONGEST = 2**31 - 1
 """SQLite's own limit for a value, in bytes."""
@@ -49,16 +52,17 @@ class SQLiteReader:
         self._row_bytes = max(self._page_bytes, int(settings.row_bytes))
 
     async def start(self, query: Query, *, latest: bool = False) -> Start:
-        after = None
+        keys: list[KeyValues] = []
         if query.after is not None:
             pairs = zip(query.relation.key_columns, query.after, strict=True)
-            after = tuple(parse(column, text, "after") for column, text in pairs)
+            keys = list(product(*(readings(column, text) for column, text in pairs)))
         filter_values(query)  # what is wrong with them is told before the first byte
         statement = last_statement(query, self._clock)
 
         def work(connection: apsw.Connection) -> Start:
             self._check(connection, query)
             connection.limit(apsw.SQLITE_LIMIT_LENGTH, LONGEST)
+            after = _the_one_that_is(connection, query, keys) if keys else None
             seq, *until = fetch(connection, statement)[0]
             return Start(after, None if None in until else tuple(until), seq)
 
@@ -231,6 +235,19 @@ class SQLiteReader:
                 hint="was it restored from a backup? Start the export again",
             )
         return pages if all(len(page.data) <= most for page in pages) else None
+
+
+def _the_one_that_is(
+    connection: apsw.Connection, query: Query, keys: Sequence[KeyValues]
+) -> KeyValues:
+    """The first of these keys that a row has; the first of them where none has, or none is sought.
+
+    Without an index each would be looked for in all rows.
+    """
+    if len(keys) > 1 and key_of(query).access:
+        statement = row_statement(query)
+        return next((key for key in keys if fetch(connection, statement, key)), keys[0])
+    return keys[0]
 
 
 def _split(blob: bytes) -> Iterator[Page]:

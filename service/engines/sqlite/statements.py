@@ -47,6 +47,12 @@ def last_statement(query: Query, clock: str) -> str:
     return f"SELECT clock.*, last.* FROM (SELECT {clock}) AS clock LEFT JOIN ({last}) AS last"
 
 
+def row_statement(query: Query) -> str:
+    """Whether there is a row with a key. Bindings: the key."""
+    key = key_of(query)
+    return f"SELECT 1 {_source(query)} WHERE {_compare(key, '=', _marks(key))} LIMIT 1"
+
+
 def fence_statement(query: Query, *, first: bool) -> str:
     """The key so many rows behind a key: where a range of them ends.
 

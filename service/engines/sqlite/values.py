@@ -1,10 +1,15 @@
 """Texts from an address as values of a column: what SQLite is given to compare with."""
 
+from contextlib import suppress
+from math import isnan
+
 from ...errors import Code, InvalidError
 from ...relation import NUMBERS, Column, Kind
 
+Value = int | float | str | bytes
 
-def parse(column: Column, text: str, parameter: str) -> int | float | str | bytes:
+
+def parse(column: Column, text: str, parameter: str) -> Value:
     """The value that `text` stands for in this column; InvalidError names the parameter.
 
     A column without a type holds numbers and texts: what looks like a number is one.
@@ -23,9 +28,26 @@ def parse(column: Column, text: str, parameter: str) -> int | float | str | byte
     return text
 
 
+def readings(column: Column, text: str) -> list[Value]:
+    """What a text may stand for as the value of a key, which a client has as it was written.
+
+    A column of SQLite holds values of any type, and 12, '12' and bytes look the same once they are
+    written. The likeliest comes first. InvalidError where the column is held to its type.
+    """
+    if column.exact:
+        return [parse(column, text, "after")]
+    found: list[Value] = [text]
+    number = _number(text)
+    if number is not None:
+        found.insert(0 if column.kind in (*NUMBERS, Kind.ANYTHING) else 1, number)
+    with suppress(ValueError):
+        found.insert(0 if column.kind is Kind.BYTES else len(found), bytes.fromhex(text))
+    return found
+
+
 def _number(text: str) -> int | float | None:
     """A number as SQLite holds it: 64 bits whole, or a double; None for what is no number."""
-    if text != text.strip() or "_" in text:
+    if text != text.strip() or "_" in text or not text.isascii():
         return None
     try:
         whole = int(text)
@@ -34,9 +56,10 @@ def _number(text: str) -> int | float | None:
     except ValueError:
         pass
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return None if isnan(number) else number  # SQLite has no such number: it takes it for NULL
 
 
 def _invalid(column: Column, text: str, parameter: str, allowed: str) -> InvalidError:

@@ -158,7 +158,7 @@ async def test_a_body_that_is_called_plain_is_taken(start: StartService) -> None
         request("POST /tasks", KIND, f"Content-Length: {HUGE}", token=False),
         request("POST /tasks", KIND, f"Content-Length: {HUGE}"),
         request("GET /healthz", "Content-Encoding: gzip", f"Content-Length: {HUGE}", token=False),
-        request("PUT /nothing", f"Content-Length: {HUGE}", token=False),
+        request("PUT /nothing/at/all", f"Content-Length: {HUGE}", token=False),
     ],
     ids=["without a token", "too long", "gzip", "no route"],
 )
@@ -218,7 +218,7 @@ CHECKED: dict[str, tuple[bytes, int]] = {
     "encoded": (request("POST /tasks", KIND, "Content-Encoding: br", "Content-Length: 26"), 415),
     "no body wanted": (request("GET /tasks", "Content-Length: 26"), 400),
     "no such method": (request("TRACE /tasks", "Content-Length: 26"), 405),
-    "no such route": (request("POST /nothing", "Content-Length: 26"), 404),
+    "no such route": (request("POST /nothing/at/all", "Content-Length: 26"), 404),
     "no such id": (request("PATCH /tasks/x", KIND, "Content-Length: 26"), 400),
 }
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import apsw
 from yarl import URL
 
+from service.engines.sqlite.connections import transaction
 from tests.conftest import Running
 
 NULL = "\\N"
@@ -45,7 +46,7 @@ def make(path: Path, *statements: str, many: Iterable[tuple[str, Sequence[Row]]]
         settings = [each for each in statements if each.startswith("PRAGMA")]
         for statement in settings:
             connection.execute(statement).fetchall()
-        with connection:
+        with transaction(connection):
             for statement in statements:
                 if statement not in settings:
                     connection.execute(statement)

@@ -14,6 +14,7 @@ from ...errors import Code, ConfigurationError, StoreError
 from ...settings import Settings
 from .. import ServerState
 from .server import AwayError, Origin, Server, first_connection
+from .tables import RelationError
 
 log = structlog.get_logger()
 
@@ -117,6 +118,10 @@ class Servers:
                         return await work(connection)
                 except BehindError as error:
                     fault = error  # alive, and soon there
+                except RelationError as error:
+                    if server is self.primary:
+                        raise
+                    fault = error  # perhaps not so elsewhere; the server is well
                 except StoreError as error:
                     if server is self.primary and not isinstance(error, AwayError):
                         raise

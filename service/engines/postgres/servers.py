@@ -30,6 +30,10 @@ class BehindError(AwayError):
     """The server lacks changes that the stream has to have seen."""
 
 
+class TooSlowError(AwayError):
+    """The server is well, and has called off a statement that took too long, as for a lock."""
+
+
 class Servers:
     """A primary and its replicas, looked at as long as that can change anything.
 
@@ -116,8 +120,8 @@ class Servers:
                 try:
                     async with server.connection() as connection:
                         return await work(connection)
-                except BehindError as error:
-                    fault = error  # alive, and soon there
+                except (BehindError, TooSlowError) as error:
+                    fault = error  # alive, and perhaps soon there
                 except RelationError as error:
                     if server is self.primary:
                         raise

@@ -36,7 +36,7 @@ from .web.operations import Operations
 from .web.origins import ANY, Origins
 from .web.problems import pages_for_browsers
 from .web.relations import Relations
-from .web.routes import fixed_routes, relation_routes
+from .web.routes import FIXED_PATHS, fixed_routes, relation_routes
 from .web.streams import streams_of_all
 
 log = structlog.get_logger()
@@ -177,7 +177,7 @@ async def serving(
     )
     async with streams_of_all(admission, team) as streams:
         engine = database.engine
-        relations = Relations(engine, settings.table)
+        relations = Relations(engine, settings.table, FIXED_PATHS)
         operations = Operations(
             engine, admission, metrics, streams, team, relations=relations, tokens=tokens
         )

@@ -82,7 +82,7 @@ class Weir:
 @asynccontextmanager
 async def weir(url: str, user: str = "", **settings: Any) -> AsyncIterator[Weir]:
     """The engine on a database, as another user if one is named."""
-    known = Settings(database=url, **settings)
+    known = Settings(database=url, **settings).of_database(ours=False)
     own = await asyncpg.connect(url, server_settings=PINS)
     address = url.replace("//weir:", f"//{user}:") if user else url
     alone = Alone(address, known)

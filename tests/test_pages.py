@@ -17,9 +17,8 @@ NAVIGATION = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [
-        ("/nothing/at/all", 404, "/nothing"),
-        ("/%3Cscript%3Ealert(1)%3C/script%3E/x", 404, "&lt;script&gt;"),
-        ("/nothing", 401, "token"),
+        ("/nothing/here", 404, "/nothing/here"),
+        ("/%3Cscript%3Ealert(1)%3C/script%3E", 404, "&lt;script&gt;"),
         (CSV, 401, "Authorization: Bearer TOKEN"),
         ("/tasks/abc", 401, "token"),
     ],
@@ -72,7 +71,7 @@ async def test_programs_get_problems_as_json(start: StartService, accept: str, k
     [
         ("/task", "/tasks"),
         ("/tasks/", "/tasks"),
-        ("/export.csv", "/{table}/export.csv"),
+        ("/export.csv", "/tasks/export.csv"),
         ("/metric", "/metrics"),
         ("/openapi.yaml", "/openapi.json"),
     ],
@@ -82,9 +81,9 @@ async def test_a_near_miss_is_told(start: StartService, path: str, meant: str) -
     service = await start()
     async with service.client.get(service.url + path) as response:
         told = await response.json(content_type=PROBLEM)
-    assert path.strip("/") in told["detail"]
+    assert path.removeprefix("/") in told["detail"]
     assert f"did you mean {meant}?" in told["hint"]
-    assert "/openapi.json" in told["hint"] or "/tables" in told["hint"]
+    assert "/openapi.json" in told["hint"]
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,26 @@ async def test_what_the_server_estimates_costs_no_row(postgres: Postgres) -> Non
             )
             kept = [-5, *range(100, 2001, 100), 3000]
             assert await engine.lines(query) == "".join(f"{id_}\n" for id_ in kept).encode()
+
+
+async def test_each_range_has_as_many_rows_as_asked_for(postgres: Postgres) -> None:
+    """All ranges but the last have just so many rows, each begins where the one before it ends."""
+    with postgres.database() as url:
+        async with weir(url) as engine:
+            await engine.sql.execute(
+                "CREATE TABLE t (k text, l int, PRIMARY KEY (k, l));"
+                "INSERT INTO t SELECT md5((i % 9)::text), i FROM generate_series(1, 100) i"
+            )
+            query = await engine.query("t")
+            start = await engine.reader.start(query)
+            query = replace(query, until=start.until)
+            for rows, count in ((1, 3), (7, 5), (30, 9), (100, 2), (1000, 2)):
+                ranges = await engine.reader.cut(query, None, rows, count)
+                pages = await engine.reader.read(query, ranges, None)
+                sizes = [min(rows, 100 - first) for first in range(0, 100, rows)][:count]
+                assert [page and page.rows for page in pages] == sizes
+                assert [range_.after for range_ in ranges] == [
+                    None,
+                    *(range_.until for range_ in ranges[:-1]),
+                ]
+            assert await engine.reader.cut(query, query.until, 7, 5) == []

@@ -320,6 +320,7 @@ async def test_what_exists_throughout_comes_once(engine: Weir) -> None:
         ("name, id", ()),
         ("name, born, id", ()),
         ("id", (where("pet", "eq", "cat"),)),
+        ("id", (where("born", "eq", "2000-05-01"), where("id", "gt", "3"))),
     ],
 )
 async def test_pages_come_along_the_index(

@@ -53,7 +53,7 @@ async def is_strangers(path: Path) -> bool:
     """
 
     def look() -> bool:
-        if not path.exists() or not path.stat().st_size:
+        if not path.is_file() or not path.stat().st_size:
             return False
         try:
             connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
@@ -85,7 +85,10 @@ class SQLiteTasks:
 
         Raises ConfigurationError when the file is unfit.
         """
-        await self._connections.write(self._prepare)
+        try:
+            await self._connections.write(self._prepare)
+        except StoreError as fault:
+            raise _unfit(self._path, fault.__cause__) from None
 
     async def read(self, task_id: int) -> Task:
         def work(connection: apsw.Connection) -> Task:
@@ -179,29 +182,14 @@ class SQLiteTasks:
 
     def _prepare(self, connection: apsw.Connection) -> None:
         """Make the schema in a new file, or check that the file has ours."""
-        try:
-            give_up = monotonic() + BUSY_MILLISECONDS / 1000
-            while not self._prepared(connection):
-                if monotonic() > give_up:
-                    raise apsw.BusyError("another program has it locked")
-                sleep(BUSY_PAUSE)
-            connection.pragma("synchronous", "full")  # what was answered 2xx is on the disk
-            self._connections.log.watch(connection)
-            self._connections.opened()
-        except apsw.NotADBError:
-            raise ConfigurationError(
-                f"{self._path} is not an SQLite database",
-                hint="name another file with --database, or move this one away",
-            ) from None
-        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as fault:
-            raise ConfigurationError(
-                f"{self._path} cannot be opened for writing: {fault}",
-                hint="the folder must exist, and the file and its folder be writable",
-            ) from None
-        except apsw.Error as fault:
-            raise ConfigurationError(
-                f"{self._path}: {fault}", hint="is the file whole, and no other program locking it?"
-            ) from None
+        give_up = monotonic() + BUSY_MILLISECONDS / 1000
+        while not self._prepared(connection):
+            if monotonic() > give_up:
+                raise apsw.BusyError("another program has it locked")
+            sleep(BUSY_PAUSE)
+        connection.pragma("synchronous", "full")  # what was answered 2xx is on the disk
+        self._connections.log.watch(connection)
+        self._connections.opened()
 
     def _prepared(self, connection: apsw.Connection) -> bool:
         """Whether it could be done: SQLite does not wait by itself for one who does the same."""
@@ -215,6 +203,23 @@ class SQLiteTasks:
             return False
         say_what_was_made(str(self._path), before, now, TABLES)
         return True
+
+
+def _unfit(path: Path, fault: BaseException | None) -> ConfigurationError:
+    """Why a file cannot be ours."""
+    if isinstance(fault, apsw.NotADBError):
+        return ConfigurationError(
+            f"{path} is not an SQLite database",
+            hint="name another file with --database, or move this one away",
+        )
+    if isinstance(fault, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError):
+        return ConfigurationError(
+            f"{path} cannot be opened for writing: {fault}",
+            hint="the folder must exist, and the file and its folder be writable",
+        )
+    return ConfigurationError(
+        f"{path}: {fault}", hint="is the file whole, and no other program locking it?"
+    )
 
 
 _INSERT = "INSERT INTO task (title, priority, status, seq) VALUES (?, ?, ?, ?)"

@@ -13,7 +13,7 @@ from ..formats import WIRES
 from ..metrics import Metrics
 from .authentication import Tokens
 from .connections import Connection
-from .problems import from_aiohttp, meant, problem
+from .problems import from_aiohttp, problem
 from .routes import Handler, Route
 
 log = structlog.get_logger()
@@ -81,8 +81,6 @@ def _refusals(
                 with _one_response(request, connection):
                     return await handler(request)
             except WeirError as error:
-                if error.code is Code.TABLE_NOT_FOUND:  # it may be no table that was meant
-                    error.hint = meant(request) + error.hint
                 return refuse(_to_be_told(error, request.path))
             except web.HTTPException as fault:
                 return from_aiohttp(fault, request)

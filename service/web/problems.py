@@ -73,17 +73,13 @@ def from_aiohttp(fault: web.HTTPException, request: web.Request) -> web.Response
     return problem(WeirError(detail, hint=hint, code=code), headers)
 
 
-def meant(request: web.Request) -> str:
-    """A question whether another path was meant, that of a route; "" where none is near."""
-    served = [resource.canonical for resource in request.app.router.resources()]
-    return "".join(f"did you mean {path}? " for path in get_close_matches(request.path, served, 1))
-
-
 def _not_served(request: web.Request) -> WeirError:
     """Names the path, and the one that may have been meant."""
+    served = [resource.canonical for resource in request.app.router.resources()]
+    meant = "".join(f"did you mean {path}? " for path in get_close_matches(request.path, served, 1))
     return WeirError(
         f"nothing is served at {request.path[:SHOWN_CHARACTERS]!r}",
-        hint=f"{meant(request)}GET / says what is where, /openapi.json describes all of it",
+        hint=f"{meant}GET / says what is where, /openapi.json describes all of it",
         code=Code.ROUTE_NOT_FOUND,
     )
 

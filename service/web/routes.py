@@ -37,6 +37,10 @@ STREAM_PROBLEMS = (
 )
 
 
+FIXED_PATHS = ("/tables", "/streams", "/metrics", "/healthz", "/readyz", "/openapi.json", "/")
+"""Paths that are there whatever the database, and win over a table of that name."""
+
+
 @dataclass(frozen=True)
 class Route:
     """One method of one path; a GET is served as HEAD too.

@@ -15,7 +15,7 @@ from .server import Reads
 from .tables import INTEGERS, PostgresRelation, Type
 
 FRESH_SECONDS = 5.0
-"""How long what was read is taken for what there is. To read 1,000 tables takes some 50 ms of the
+"""How long what was read is taken for what there is. To read 1,000 tables takes some 100 ms of the
 server, and nothing is told us when they change."""
 KEY_COLUMNS = 5
 """Most columns of a key."""

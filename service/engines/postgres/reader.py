@@ -15,11 +15,13 @@ from . import statements
 from .copying import fetch, fetch_one, number, rows
 from .literals import identifier, typed
 from .server import AWAY, Reads
-from .servers import BehindError
+from .servers import BehindError, TooSlowError
 from .statements import POSITION
 from .tables import INTEGERS, PostgresRelation, RelationError
 
 T = TypeVar("T")
+
+TOO_SLOW = "is the relation locked, or a view that takes long? --statement-timeout is the limit"
 
 DENSE = 0.9
 """From so many rows for each possible key on, ranges are counted in keys: at most a tenth longer or
@@ -187,8 +189,8 @@ class PostgresReader:
                     _as_role(connection, query.role, work) if query.role else work(connection)
                 )
             except asyncpg.QueryCanceledError as fault:
-                # Elsewhere it would take as long, and the server is well.
-                raise _broken(relation, fault) from fault
+                reason = " ".join(str(fault).split())
+                raise TooSlowError(f"{relation.address}: {reason}", hint=TOO_SLOW) from fault
             except AWAY:
                 raise
             except asyncpg.PostgresError as fault:

@@ -14,6 +14,7 @@ from ...errors import Code, ConfigurationError, StoreError
 from ...settings import Settings
 from .. import ServerState
 from .server import AwayError, Origin, Server, first_connection
+from .tables import RelationError
 
 log = structlog.get_logger()
 
@@ -27,6 +28,10 @@ HISTORY = 3600
 
 class BehindError(AwayError):
     """The server lacks changes that the stream has to have seen."""
+
+
+class TooSlowError(AwayError):
+    """The server is well, and has called off a statement that took too long, as for a lock."""
 
 
 class Servers:
@@ -115,8 +120,12 @@ class Servers:
                 try:
                     async with server.connection() as connection:
                         return await work(connection)
-                except BehindError as error:
-                    fault = error  # alive, and soon there
+                except (BehindError, TooSlowError) as error:
+                    fault = error  # alive, and perhaps soon there
+                except RelationError as error:
+                    if server is self.primary:
+                        raise
+                    fault = error  # perhaps not so elsewhere; the server is well
                 except StoreError as error:
                     if server is self.primary and not isinstance(error, AwayError):
                         raise

@@ -225,12 +225,11 @@ class _Shape(NamedTuple):
     def page(self, condition: str, limit: str) -> str:
         """The statement of one page; `condition` says which rows by their keys.
 
-        OFFSET 0 keeps the planner from mixing the steps: a filter must never make it leave the
-        key's index for another one and look at all of the table's rows for each page.
+        A filter must never make the planner leave the key's index for another one and look at all
+        of the table's rows for each page: it may not sort, so only the key's index is in order.
+        OFFSET 0 keeps the planner from writing out what a line mentions several times.
         """
-        rows = f"{self.inner} WHERE {condition} ORDER BY {self.order}"
-        if self.filters:
-            rows = f"SELECT * FROM ({rows} OFFSET 0) AS every WHERE {self.filters}"
+        rows = f"{self.inner} WHERE {condition}{self.filters} ORDER BY {self.order}"
         return f"{self.head} FROM ({rows}{limit} OFFSET 0) AS row"
 
 
@@ -254,10 +253,6 @@ def _shape(
     parts = relation.key_parts("t")
     given = cells(query, relation, "t")
     selected = [f"{cell.inner} AS {cell.name}" for cell in given]
-    conditions = []
-    for number, one in enumerate(filters):
-        selected.append(f"t.{identifier(one.column)} AS f{number}")
-        conditions.append(condition(one, relation, f"f{number}"))
 
     def line(*, plain: bool) -> str:
         if form is Format.CSV:
@@ -280,5 +275,7 @@ def _shape(
         ),
         inner=f"SELECT {', '.join(selected)} FROM {relation.sql} AS t",
         order=", ".join(parts),
-        filters=" AND ".join(conditions),
+        filters="".join(
+            f" AND {condition(one, relation, f't.{identifier(one.column)}')}" for one in filters
+        ),
     )

@@ -3,21 +3,19 @@
 import asyncpg
 
 from ...errors import ConfigurationError
-from .statements import POSITION
+from .statements import IDENTITY, POSITION
 
 OLDEST_VERSION = 14
 """The oldest PostgreSQL that this is made for."""
 
 
 class Strangers:
-    """An Origin: told from others by the number of its server and by its name.
+    """An Origin: told from others by its server's number and its own.
 
     How far it has come is told by its write-ahead log, which is the same on all copies.
     """
 
-    identity = (
-        "(SELECT system_identifier::text || '/' || current_database() FROM pg_control_system())"
-    )
+    identity = f"({IDENTITY})"
     position = POSITION
 
     async def prepare(self, connection: asyncpg.Connection, name: str) -> None:

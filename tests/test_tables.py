@@ -300,7 +300,7 @@ tables = ["orders", "s[ab]*"]
 
 async def test_what_a_token_may_not_read_is_not_there(start: StartService, tmp_path: Path) -> None:
     """A table that is not a token's, or not served, is a 404, and in no list of any kind."""
-    names = ["orders", "sales", "sbx", "secret", "other"]
+    names = ["orders", "sales", "sbx", "secret", "zzzz"]
     path = make(
         tmp_path / "shop.db",
         *(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY)" for name in names),

@@ -140,7 +140,7 @@ async def listed(service: Running, table: str, limit: int = 7) -> list[dict[str,
     after = ""
     for _ in range(10_000):
         answer = json.loads(await got(service, f"/{part(table)}?limit={limit}{after}"))
-        found += answer[table]
+        found += answer["rows" if table == "next" else table]
         if answer["next"] is None:
             return found
         after = f"&after={answer['next']}"

@@ -36,6 +36,7 @@ NAMES = (
     "source",
     "last",
     "clock",
+    "next",
     "tables",
     "metrics",
     "tasks",

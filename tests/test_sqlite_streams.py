@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from threading import Event
 
 import pytest
 
@@ -31,6 +32,9 @@ LARGE = (
     f"{NUMBERS.format(MANY)}INSERT INTO t SELECT i, printf('%0100d', i), 'b' FROM n",
 )
 """A table whose file, 6 MB, is far more than what is read for a client that has stopped."""
+WRITER_PAUSE = 0.05
+"""Seconds between two transactions of a program that writes: where there is no log, whoever reads
+waits for as long as it writes."""
 EXPORT = request_bytes("/t/export.csv", last=True)
 
 
@@ -141,13 +145,13 @@ async def test_writers_around_the_cursor(
         f"{NUMBERS.format(6_000)}INSERT INTO t SELECT 1000000 + i * 10, i FROM n",
     )
     service = await start(where=SQLite(path), page_bytes=1_024)
-    end = asyncio.Event()
+    end = Event()
 
     def write() -> int:
         """Insert, delete, change and move rows of keys that do not end in 00, until the end."""
         random, done = Random(7), 0
         with program(path) as other:
-            while not end.is_set():
+            while not end.wait(WRITER_PAUSE):
                 keys = [(1_000_000 + random.randrange(6_000) * 10,) for _ in range(20)]
                 mine = [(key,) for (key,) in keys if key % 100]
                 with transaction(other):
@@ -224,6 +228,42 @@ async def test_what_does_not_change_a_table_breaks_nothing(
         writer.close()
     assert whole
     assert lines_of(data) == expected.splitlines()
+
+
+async def test_rows_that_are_numbered_anew_break_the_stream(
+    start: StartService, tmp_path: Path, logged: Logged
+) -> None:
+    """A vacuum gives rows without a key other numbers: what goes by them breaks, and says why."""
+    made = [each.replace("id INTEGER PRIMARY KEY", "id INT") for each in LARGE]
+    path = make(tmp_path / "shop.db", *made, "DELETE FROM t WHERE id % 2")
+    service = await start(where=SQLite(path))
+    with small_reader(service.port, EXPORT) as connection:
+        await stalled(service)
+        with program(path) as other:
+            other.execute("VACUUM")
+        reader, writer = await asyncio.open_connection(sock=connection.dup())
+        _, whole = await all_of(reader)
+        writer.close()
+    assert not whole
+    (line,) = [each for each in logged if each["event"] == "stream failed"]
+    assert "numbers" in line["reason"]
+    assert len(csv_rows(await got(service, "/t/export.csv"))) == MANY // 2 + 1
+
+
+async def test_a_wide_table_beside_harms_nobody(start: StartService, tmp_path: Path) -> None:
+    """Each connection reads a changed schema again, however long a statement in it is."""
+    columns = ", ".join(f"column_{at}_{'x' * 50}" for at in range(1_000))
+    path = make(
+        tmp_path / "shop.db",
+        f"CREATE TABLE wide ({columns})",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)",
+        f"{NUMBERS.format(9_000)}INSERT INTO t SELECT i, 'x' || i FROM n",
+    )
+    service = await start(where=SQLite(path), read_threads=4)
+    expected = await got(service, "/t/export.csv")
+    for at in range(20):
+        make(path, f"CREATE TABLE another{at} (a)")
+        assert set(await together(service, ["/t/export.csv"] * 6)) == {expected}
 
 
 def lines_of(data: bytes) -> list[bytes]:

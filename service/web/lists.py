@@ -72,7 +72,9 @@ class Lists:
         if after is not None and query.until is not None and after != query.until:
             texts = self.reader.shown(query.relation, after)
             following = ",".join(quote(text, safe="") for text in texts)
-        member = json.dumps(query.relation.address).encode()
+        # A table called as the other member would be hidden by it.
+        address = query.relation.address
+        member = json.dumps("rows" if address == "next" else address).encode()
         rows = b",".join(bytes(page.data).splitlines())
         body = b'{%b:[%b],"next":%b}' % (member, rows, json.dumps(following).encode())
         return web.Response(body=body, content_type=JSON_TYPE)

@@ -13,7 +13,8 @@ from ...settings import Settings
 from .. import ServerState
 from .catalogue import relations
 from .connections import Connections
-from .reader import NO_CLOCK, SQLiteReader
+from .reader import LONGEST, NO_CLOCK, SQLiteReader
+from .sql import rows
 
 
 class Catalogue(Protocol):
@@ -52,15 +53,20 @@ class FoundCatalogue:
         self._relations: dict[str, Relation] = {}
 
     def current(self, connection: apsw.Connection) -> Mapping[str, Relation]:
+        # Where the schema has changed, this connection reads all of it again: under the limit for a
+        # page another table's long statement would be a fault of this one's.
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, LONGEST)
+        rows(connection, "SELECT 1 FROM sqlite_schema LIMIT 0")
         version = connection.pragma("schema_version")
         if version == self._version:
             return self._relations
         with self._lock:
-            connection.limit(apsw.SQLITE_LIMIT_LENGTH, 2**31 - 1)
+            if version == self._version:  # another thread has read it meanwhile
+                return self._relations
             found = {each.address: each for each in relations(connection, self._keys)}
             # Streams under way have the old objects: those that are still true stay.
             for address, relation in self._relations.items():
-                if relation.same(found.get(address)):
+                if not _is_numbered(relation) and relation.same(found.get(address)):
                     found[address] = relation
             self._relations, self._version = found, version
             return found
@@ -68,12 +74,25 @@ class FoundCatalogue:
     def check(self, connection: apsw.Connection, query: Query) -> None:
         relation = query.relation
         now = self.current(connection).get(relation.address)
-        if now is not relation and not relation.same(now):
+        if now is relation:
+            return
+        if relation.same(now) and _is_numbered(relation):
+            raise StoreError(
+                f"{relation.address}: a vacuum, or another change of the schema, may have given its "
+                "rows other numbers, which they are read by",
+                hint="start the export again; with a primary key or a unique index it would go on",
+            )
+        if not relation.same(now):
             raise StoreError(
                 f"{relation.address} is no longer what it was: "
                 + ("its columns or its key were changed" if now else "it was dropped or renamed"),
                 hint="start the export again",
             )
+
+
+def _is_numbered(relation: Relation) -> bool:
+    """Whether it is read by the numbers of its rows, which are no column of it."""
+    return relation.key is not None and not set(relation.key.columns) <= set(relation.names)
 
 
 class SQLiteEngine:

@@ -78,8 +78,8 @@ class FoundCatalogue:
             return
         if relation.same(now) and _is_numbered(relation):
             raise StoreError(
-                f"{relation.address}: a vacuum, or another change of the schema, may have given its "
-                "rows other numbers, which they are read by",
+                f"{relation.address}: a vacuum, or another change of the schema, may have given "
+                "its rows other numbers, which they are read by",
                 hint="start the export again; with a primary key or a unique index it would go on",
             )
         if not relation.same(now):

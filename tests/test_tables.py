@@ -365,3 +365,21 @@ def test_the_command_lists_the_tables(folder: Path) -> None:
     assert listing(folder) == before
     only = weir("--table", "o*", "tables", "--database", f"sqlite:///{path}")
     assert "late" not in only.stdout
+
+
+def test_workers_serve_a_strangers_file(spawn: StartProcess, folder: Path) -> None:
+    """Several processes read the same file, and leave nothing behind that was not there."""
+    path = make(folder / "shop.db", "PRAGMA journal_mode = wal", *LARGE)
+    before = listing(folder)
+    service = spawn("--workers", "3", database=path)
+    command = ["curl", "-sf", "-H", "Authorization: Bearer secret-user-123"]
+    bodies = set()
+    for _ in range(12):
+        done = subprocess.run(
+            [*command, f"{service.url}/t/export.csv"], check=True, capture_output=True
+        )
+        bodies.add(done.stdout)
+    (body,) = bodies
+    assert body.count(b"\n") == 60_001
+    assert service.stop() == 0
+    assert listing(folder) == before

@@ -151,7 +151,7 @@ async def _generate(rows: int, seed: int, settings: Settings) -> None:
         await database.close()
 
 
-@main.command("tables")
+@main.command("tables", short_help="List the tables of a database.")
 @click.option("--database", default=None, help="whose tables")
 @click.pass_context
 def list_tables(context: click.Context, /, database: str | None) -> None:

@@ -36,6 +36,9 @@ up. It counts from when the write was asked for: writes that wait behind one ano
 together, not one after another."""
 BUSY_PAUSE = 0.02
 """Seconds until a file that another service is just opening is tried again."""
+HEAD_BYTES, APPLICATION_ID_AT = 100, 68
+"""The head of a database file, and where the number of its program stands there
+(https://www.sqlite.org/fileformat.html, section 1.3)."""
 FILL_ROWS = 50_000
 """Rows that `fill` commits at a time: some MB of log, and no fsync worth counting."""
 
@@ -65,11 +68,21 @@ async def is_strangers(path: Path) -> bool:
             finally:
                 connection.close()
         except NO_RIGHTS:  # as where the files of its log cannot be made beside it
-            return True
+            return not _has_our_number(path)
         except apsw.Error:
             return False
 
     return await asyncio.to_thread(look)
+
+
+def _has_our_number(path: Path) -> bool:
+    """The same told from the head of a file that cannot be opened as a database."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    return head[APPLICATION_ID_AT:].startswith(APPLICATION_ID.to_bytes(4, "big"))
 
 
 class SQLiteTasks:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 READERS = 60
 """At the top of the staircase: few enough for a server that keeps every body whole."""
+PORT_TRIES = 3
+"""A port that was free may be somebody else's by the time that the server starts."""
 
 
 class SlowReaders:
@@ -40,13 +42,20 @@ class SlowReaders:
 
         Raises UsageError, with the last that it said, if it does not.
         """
-        from .launch import free_port, started
+        from .launch import PortTakenError, free_port, started
 
-        port = free_port()
-        url = f"http://{host}:{port}"
-        words = shlex.split(command.replace("{port}", str(port)))
-        self._pids[url] = self._stack.enter_context(started(words, url))
-        return url
+        for tries_left in reversed(range(PORT_TRIES)):
+            port = free_port()
+            url = f"http://{host}:{port}"
+            words = shlex.split(command.replace("{port}", str(port)))
+            try:
+                self._pids[url] = self._stack.enter_context(started(words, url))
+            except PortTakenError:
+                if not tries_left:
+                    raise
+            else:
+                return url
+        raise AssertionError("the last try returns or raises")
 
     def judge(self, url: str, *, readers: int = READERS, **plan: Any) -> Verdict:
         """The verdict on the server at `url`; plan: what else `weir-sim run` takes.

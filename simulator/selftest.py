@@ -7,7 +7,7 @@ from time import sleep
 
 from .fleet_process import Asking, FleetProcess
 from .judge import judge
-from .launch import free_port, own_module, started
+from .launch import own_module, started_anywhere
 from .plan import MIB, make_plan
 from .probe import memory
 from .record import Record, SelfTestLine
@@ -63,11 +63,9 @@ def expected(name: str, verdict: Verdict) -> bool:
 @contextmanager
 def serving(name: str) -> Iterator[tuple[str, int]]:
     """A specimen for as long as the context lasts: its URL and process id."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/"
     command, environment = own_module("specimens")
-    with started([*command, name, "--port", str(port)], url, environment) as pid:
-        yield url, pid
+    with started_anywhere([*command, name, "--port", "0"], environment) as (pid, port):
+        yield f"http://127.0.0.1:{port}/", pid
 
 
 def _cost(name: str) -> float:

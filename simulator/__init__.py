@@ -14,7 +14,8 @@ What somebody new has to know about the whole, in the order in which a trial goe
   be judged again: `checks.py` makes figures with intervals out of it (`estimate.py`), `judge.py`
   makes them a verdict (`verdict.py`), `report/` shows it as text, JSON, JUnit or HTML.
 
-A verdict asks whether a cost is within a budget, with what certainty, and never whether a number has
-moved; what straddles a budget is inconclusive. Nothing here imports the service: any server is
-judged by HTTP and /proc alone. `pytest_plugin.py` makes a fixture of it, `command_line.py` a command.
+A verdict asks whether a cost is within a budget, with what certainty, and never whether a number
+has moved; what straddles a budget is inconclusive. Nothing here imports the service: any server is
+judged by HTTP and /proc alone. `pytest_plugin.py` makes a fixture of it, `command_line.py` a
+command.
 """

@@ -3,13 +3,22 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from ..query import KeyValues, Page, Query, Range, Start
+from ..query import KeyValues, Operator, Page, Query, Range, Start
 from ..relation import Relation
 from ..settings import Settings
 
 READ_FILES, WRITE_FILES = 3, 3
 """Open files of a connection to SQLite that reads, and of the one that writes: the file, its log,
 its index."""
+COMPARED = {
+    Operator.EQ: "=",
+    Operator.NE: "<>",
+    Operator.LT: "<",
+    Operator.LTE: "<=",
+    Operator.GT: ">",
+    Operator.GTE: ">=",
+}
+"""The operators that every engine's SQL has by the same sign."""
 OTHER_CONNECTIONS = 3
 """Connections to PostgreSQL beside those that pages are read through: two write, one looks."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 
 from ..engines.postgres.server import first_connection
+from ..engines.postgres.strangers import check_version
 from ..errors import ConfigurationError
 from .model import (
     COLUMNS,
@@ -18,9 +19,6 @@ from .model import (
     say_what_was_made,
 )
 
-OLDEST_VERSION = 14
-"""The oldest PostgreSQL that this is tested for; what is used has been there since 13
-(gen_random_uuid), 12 (generated columns) and 10 (identity columns)."""
 MIGRATION_LOCK = 0x57454952
 """Key of the advisory lock that one service holds while it brings the schema forward."""
 
@@ -144,12 +142,7 @@ async def _identity(connection: asyncpg.Connection, name: str) -> str:
 
 
 async def _check_server(connection: asyncpg.Connection, name: str) -> None:
-    version = connection.get_server_version()
-    if version.major < OLDEST_VERSION:
-        raise ConfigurationError(
-            f"{name} is PostgreSQL {version.major}; {OLDEST_VERSION} or newer is needed",
-            hint="bring the server up to date",
-        )
+    await check_version(connection, name)
     if await connection.fetchval("SELECT current_schema()") is None:
         raise ConfigurationError(
             f"{name}: this user may use no schema",

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ...query import Filter, Format, KeyValues, Operator, Query, Range
+from .. import COMPARED
 from .dialect import cells, csv_line, ends, json_line, tested
 from .literals import identifier, literal, row, typed
 from .tables import PostgresRelation
@@ -19,14 +20,6 @@ IDENTITY = (
     " WHERE datname = current_database()) FROM pg_control_system()"
 )
 """What tells this database from others, and is the same on its copies. Any user may ask."""
-COMPARED = {
-    Operator.EQ: "=",
-    Operator.NE: "<>",
-    Operator.LT: "<",
-    Operator.LTE: "<=",
-    Operator.GT: ">",
-    Operator.GTE: ">=",
-}
 FAULTS = (
     "",
     "it was made anew",

@@ -6,6 +6,7 @@ from typing import Any
 from ...errors import Code, InvalidError
 from ...query import Filter, Operator, Query
 from ...relation import Key
+from .. import COMPARED
 from .dialect import line
 from .sql import name
 from .values import parse
@@ -20,14 +21,6 @@ SOURCE = "source"
 alone would mean one of ours where the two are the same, and a text where the column is gone."""
 STATEMENTS = 256
 """Texts of statements that are remembered; making one takes longer than many a page."""
-COMPARED = {
-    Operator.EQ: "=",
-    Operator.NE: "<>",
-    Operator.LT: "<",
-    Operator.LTE: "<=",
-    Operator.GT: ">",
-    Operator.GTE: ">=",
-}
 
 
 def key_of(query: Query) -> Key:

@@ -166,15 +166,16 @@ class Connection(web.RequestHandler):
         return begun
 
     def ignore_input(self, most: float = inf) -> None:
-        """Drop what the client sends from now on.
+        """Drop what the client sends from now on; what came before is kept for `heed_input`.
 
-        most: bytes; whoever sends more is reset.
+        It is read all the same, or it would not be seen that a client hangs up.
+        most: bytes; whoever sends more is reset, and has nothing kept.
         """
-        self._missed = bool(self._held)
-        self._deaf = True
+        self._deaf, self._missed = True, False
         self._ignored_bytes = most
-        self._held = b""
-        self._resume_transport_reading()
+        if most is not inf:
+            self._held = b""
+        super()._resume_transport_reading()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -209,6 +210,8 @@ class Connection(web.RequestHandler):
         """Take in what the client sends, unless something was dropped: then there is no telling
         where its next request starts, and the connection has to end with this response."""
         self._deaf = self._missed
+        if self._missed:
+            self._held = b""
         return not self._missed
 
     def handle_error(

@@ -236,7 +236,9 @@ async def test_a_server_that_is_silent_is_not_waited_for(monkeypatch: pytest.Mon
 
 async def test_a_replica_is_refused_as_primary(server: Cluster) -> None:
     """A replica named with --database is told from a primary, with the flag that it is for."""
-    address = as_user(server.replica().url())
+    server.execute("CREATE DATABASE ours")
+    await (await open_database(Settings(database=server.url("ours")))).close()
+    address = as_user(server.replica().url("ours"))
     assert "--read-database" in await refusal("--database", address, names="is a replica")
 
 

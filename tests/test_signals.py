@@ -103,9 +103,9 @@ async def hang_up(
     await until(lambda: service.log.count(said) > before)
 
 
-def reader(service: Process, readers: ExitStack, name: str) -> socket.socket:
+def reader(service: Process, readers: ExitStack, name: str, *, last: bool = False) -> socket.socket:
     """A reader that has asked for the export with this token, and reads nothing yet."""
-    request = request_bytes(EXPORT, token=f"secret-of-{name}")
+    request = request_bytes(EXPORT, token=f"secret-of-{name}", last=last)
     opened = readers.enter_context(small_reader(service.port, request))
     opened.settimeout(20)
     return opened
@@ -152,7 +152,7 @@ async def test_a_revoked_tokens_streams_are_reset(
     """After SIGHUP the streams of a token that may no longer read break, the others' end whole."""
     service = await begin(spawn, table, workers, file=file)
     revoked = [reader(service, readers, "second") for _ in range(6)]
-    kept = [reader(service, readers, "first") for _ in range(2)]
+    kept = [reader(service, readers, "first", last=True) for _ in range(2)]
     assert await heads(revoked + kept) == [200] * 8
     await hang_up(service, file=file, text=change)
     for each in revoked:
@@ -223,7 +223,8 @@ async def test_without_a_token_file_nothing_happens(
 ) -> None:
     """SIGHUP without a token file is a line in the log; streams go on."""
     service = await begin(spawn, table, workers)
-    under_way = readers.enter_context(small_reader(service.port))
+    request = request_bytes(EXPORT, last=True)
+    under_way = readers.enter_context(small_reader(service.port, request))
     under_way.settimeout(20)
     assert await heads([under_way]) == [200]
     await hang_up(service, said="there is none")

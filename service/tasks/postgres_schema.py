@@ -5,7 +5,7 @@ from typing import Any
 
 import asyncpg
 
-from ..engines.postgres.server import first_connection
+from ..engines.postgres.server import address_name, first_connection
 from ..engines.postgres.strangers import check_version
 from ..errors import ConfigurationError
 from .model import (
@@ -85,6 +85,7 @@ SELECT
 async def is_strangers(address: str) -> bool:
     """Whether a database has tables and none of ours, and so is only read."""
     async with first_connection(address) as connection:
+        await check_version(connection, address_name(address))
         found = await connection.fetchrow(_WHAT_IS_THERE, list(TABLES))
         assert found is not None  # an aggregate always gives a row
         there, others = found

@@ -198,6 +198,8 @@ async def listening(answer: Answer) -> AsyncIterator[str]:
 
 async def be_mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """As a server does that is overloaded or frozen."""
+    await reader.read()
+    writer.close()
 
 
 async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -187,19 +187,23 @@ async def test_a_server_that_is_not_there_is_refused(command: tuple[str, ...]) -
 async def listening(answer: Answer) -> AsyncIterator[str]:
     """The address of something that answers connections in its own way."""
 
+    writers = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         await answer(reader, writer)
         await reader.read()  # until the service has gone
-        writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as other:
         yield f"postgresql://{IN_ADDRESS}@127.0.0.1:{other.sockets[0].getsockname()[1]}/x"
+    for writer in writers:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def be_mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """As a server does that is overloaded or frozen."""
-    await reader.read()
-    writer.close()
 
 
 async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -22,7 +22,13 @@ from .workers import run_workers
 
 EXIT_CONFIGURATION, EXIT_INTERRUPTED = 2, 130
 _KINDS: dict[Any, str] = {ByteSize: "SIZE", float: "SECONDS", int: "NUMBER"}
-_NAMED = {"host": "ADDRESS", "tokens": "FILE", "allow_origin": "ORIGIN"}
+_NAMED = {
+    "host": "ADDRESS",
+    "table": "PATTERN",
+    "key": "VIEW=COLUMNS",
+    "tokens": "FILE",
+    "allow_origin": "ORIGIN",
+}
 _HELP = "--help lists every flag, its unit and its default"
 
 
@@ -163,6 +169,9 @@ def list_tables(context: click.Context, /, database: str | None) -> None:
 
 async def _list_tables(settings: Settings) -> None:
     configure(settings.log_format)
+    path = Path(settings.database.removeprefix("sqlite:///"))
+    if settings.database.startswith("sqlite:") and not await asyncio.to_thread(path.is_file):
+        raise ConfigurationError(f"there is no file {path}", hint="name a database that is there")
     database = await open_database(settings)
     try:
         relations = await database.engine.relations()

@@ -51,6 +51,7 @@ class Code(StrEnum):
     SHUTTING_DOWN = "shutting_down", 503
     STORE_UNAVAILABLE = "store_unavailable", 503
     ROW_TOO_LARGE = "row_too_large", 500
+    TEXT_INVALID = "text_invalid", 500
 
 
 class WeirError(Exception):
@@ -85,6 +86,12 @@ class RowTooLargeError(StoreError):
     """A row's encoded line is longer than the row limit."""
 
     code = Code.ROW_TOO_LARGE
+
+
+class InvalidTextError(StoreError):
+    """A row's text is not valid UTF-8."""
+
+    code = Code.TEXT_INVALID
 
 
 class InvalidError(WeirError):

@@ -143,7 +143,7 @@ async def listed(service: Running, table: str, limit: int = 7) -> list[dict[str,
         found += answer["rows" if table == "next" else table]
         if answer["next"] is None:
             return found
-        after = f"&after={answer['next']}"
+        after = f"&after={quote(answer['next'], safe='')}"
     raise AssertionError("the lists do not end")
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import quote, quote_plus
 
 import pytest
 
@@ -107,7 +107,7 @@ async def test_filters_keep_what_they_say(
     while after is not None:
         page = json.loads(await got(service, f"/t?columns=id&limit=50&{query}{after}"))
         listing += [each["id"] for each in page["t"]]
-        after = page["next"] and f"&after={page['next']}"
+        after = page["next"] and f"&after={quote(page['next'], safe='')}"
     assert listing == ids
 
 
@@ -159,7 +159,7 @@ WRONG = {
     "limit=-1": "1 to",
     "limit=ten": "1 to",
     "after=seven": "a number",
-    "after=1,2": "last id",
+    "after=1,2": "a number",
     "id=1&id=2": "once",
     "null=a,b": "20 characters",
     "null=" + "x" * 21: "20 characters",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from threading import Event
+from urllib.parse import quote
 
 import pytest
 
@@ -73,7 +74,7 @@ async def test_long_rows_among_short_ones(
     while after is not None:
         page = json.loads(await got(service, f"/t?limit=1000{after}"))
         found += [tuple(each.values()) for each in page["t"]]
-        after = page["next"] and f"&after={page['next']}"
+        after = page["next"] and f"&after={quote(page['next'], safe='')}"
     assert found == rows
 
 
@@ -126,7 +127,7 @@ async def test_what_nothing_matches_ends(start: StartService, tmp_path: Path) ->
     while after is not None:
         page = json.loads(await got(service, f"/t?b=needle{after}"))
         found += [each["id"] for each in page["t"]]
-        after = page["next"] and f"&after={page['next']}"
+        after = page["next"] and f"&after={quote(page['next'], safe='')}"
         pages += 1
     assert found == [54321]
     assert 2 <= pages <= 10

@@ -43,6 +43,7 @@ class OurCatalogue:
 
     def __init__(self, servers: Servers) -> None:
         self._found = PostgresCatalogue(servers)
+        self.forget = self._found.forget
         self._table: PostgresRelation | None = None
         self._relations: Mapping[str, Relation] = {}
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from itertools import repeat
 from urllib.parse import quote
 
 from aiohttp import web
@@ -71,7 +72,8 @@ class Lists:
         following = None
         if after is not None and query.until is not None and after != query.until:
             texts = self.reader.shown(query.relation, after)
-            following = ",".join(quote(text, safe="") for text in texts)
+            # Of several columns each is encoded, so that the commas between them can be told.
+            following = texts[0] if len(texts) == 1 else ",".join(map(quote, texts, repeat("")))
         # A table called as the other member would be hidden by it.
         address = query.relation.address
         member = json.dumps("rows" if address == "next" else address).encode()

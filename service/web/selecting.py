@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from aiohttp import web
 
@@ -97,8 +97,21 @@ def _encoded(raw: str) -> dict[str, str]:
 
 
 def _list(encoded: str) -> tuple[str, ...]:
-    """The parts of a value between commas, each decoded: so a part may have commas itself."""
+    """The parts of a value between commas, each decoded: so a part may have commas itself.
+
+    Where no comma stands as it is, all were encoded, as libraries do: then these are between parts.
+    """
+    if "," not in encoded:
+        return tuple(unquote_plus(encoded).split(","))
     return tuple(unquote_plus(part) for part in encoded.split(","))
+
+
+def _key_parts(encoded: str, count: int) -> tuple[str, ...]:
+    """The parts of a key, each percent-encoded, with commas between; the whole is encoded again as
+    any parameter is, or is not. A key of one column is that column's value."""
+    if count == 1:
+        return (unquote_plus(encoded),)
+    return _list(encoded) if "," in encoded else tuple(map(unquote, _list(encoded)))
 
 
 def _one_of(values: dict[str, str], name: str, allowed: Sequence[str]) -> str:
@@ -134,7 +147,7 @@ def _its_columns(relation: Relation) -> str:
 
 def _after(relation: Relation, encoded: str) -> tuple[str, ...]:
     names = [column.name for column in relation.key_columns]
-    parts = _list(encoded)
+    parts = _key_parts(encoded, len(names))
     if len(parts) != len(names):
         raise _wrong(
             f"after: {len(parts)} values are given, the key of {relation.address} has {len(names)}",

@@ -17,6 +17,9 @@ class Catalogue(Protocol):
     async def relations(self) -> Mapping[str, Relation]:
         """All of them by address."""
 
+    def forget(self) -> None:
+        """Ask the server again when next asked: something was not as it should have been."""
+
 
 class PostgresEngine:
     """An Engine on a primary and its replicas."""
@@ -26,7 +29,7 @@ class PostgresEngine:
     ) -> None:
         self._servers = servers
         self._catalogue = catalogue
-        self.reader = PostgresReader(servers, settings, origin.position)
+        self.reader = PostgresReader(servers, settings, origin.position, catalogue.forget)
 
     async def relations(self) -> Mapping[str, Relation]:
         return await self._catalogue.relations()

@@ -31,8 +31,16 @@ shorter than asked for, on the average. To ask the index costs a tenth of what r
 class PostgresReader:
     """A Reader of what `PostgresCatalogue` has found."""
 
-    def __init__(self, servers: Reads, settings: Settings, position: str = POSITION) -> None:
-        """position: SQL that says how far a server has come."""
+    def __init__(
+        self,
+        servers: Reads,
+        settings: Settings,
+        position: str = POSITION,
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
+        """position: SQL that says how far a server has come. forget: called when a relation is not
+        what the catalogue has."""
+        self._forget = forget
         self._position = position
         self._servers = servers
         self._page_bytes = int(settings.page_bytes)
@@ -196,7 +204,11 @@ class PostgresReader:
             except asyncpg.PostgresError as fault:
                 raise _broken(relation, fault) from fault
 
-        return await self._servers.read(guarded, primary=primary)
+        try:
+            return await self._servers.read(guarded, primary=primary)
+        except RelationError:
+            self._forget()
+            raise
 
 
 def _dense(

@@ -16,7 +16,10 @@ ROWID_NAMES = ("rowid", "_rowid_", "oid")
 """What SQLite calls the number of a row, unless a column has the name."""
 SORTED_MODULES = ("fts3", "fts4", "fts5")
 """Modules of virtual tables that have their rows in the order of their numbers."""
-NO_KEY = "a unique index over columns that are NOT NULL makes one"
+NO_KEY = (
+    "a unique index makes one, over up to five columns that are NOT NULL, all ascending or all "
+    "descending"
+)
 NO_KEY_VIEW = "name columns that identify its rows: --key {0}=COLUMN"
 
 
@@ -198,10 +201,7 @@ def _unique_indexes(connection: apsw.Connection, table: str) -> list[_Index]:
             continue  # an expression, or an order that this program does not know
         if len({descending for _, descending, _ in parts}) > 1:
             continue
-        terms = tuple(
-            name(column) + ("" if coll.upper() == "BINARY" else f" COLLATE {name(coll)}")
-            for column, _, coll in parts
-        )
+        terms = tuple(f"{name(column)} COLLATE {name(coll)}" for column, _, coll in parts)
         names = tuple(column for column, _, _ in parts)
         found.append(_Index(index, origin, names, terms, not parts[0][1]))
     return found

@@ -6,7 +6,7 @@ from typing import Any
 
 import apsw
 
-from ...errors import RowTooLargeError, StoreError
+from ...errors import InvalidTextError, RowTooLargeError, StoreError
 from ...query import KeyValues, Page, Query, Range, Start
 from ...relation import Relation
 from ...settings import Settings
@@ -23,7 +23,7 @@ from .statements import (
     pages_statement,
     row_statement,
 )
-from .values import readings
+from .values import readings, written
 
 LONGEST = 2**31 - 1
 """SQLite's own limit for a value, in bytes."""
@@ -120,7 +120,7 @@ class SQLiteReader:
         return await self._connections.read(work)
 
     def shown(self, relation: Relation, key: KeyValues) -> tuple[str, ...]:
-        return tuple(value.hex() if isinstance(value, bytes) else str(value) for value in key)
+        return tuple(map(written, relation.key_columns, key))
 
     def _pages(
         self, connection: apsw.Connection, query: Query, ranges: Sequence[Range], left: int | None
@@ -156,7 +156,7 @@ class SQLiteReader:
         for range_, page in zip(ranges, pages, strict=True):
             if not _is_text(page):
                 key = self._key_of_no_text(connection, query, range_)
-                raise StoreError(
+                raise InvalidTextError(
                     f"{query.relation.address}: the row with the key {shown(key)} has a text that "
                     "is not valid UTF-8",
                     hint="mend it, or leave out its column with columns=",

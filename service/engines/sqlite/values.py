@@ -1,5 +1,6 @@
 """Texts from an address as values of a column: what SQLite is given to compare with."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from math import isnan
 
@@ -36,6 +37,10 @@ def readings(column: Column, text: str) -> list[Value]:
     """
     if column.exact:
         return [parse(column, text, "after")]
+    for type_, read in _NAMED.items():
+        if text.startswith(prefix := f"{type_.__name__}:"):
+            with suppress(ValueError):
+                return [read(text.removeprefix(prefix))]
     found: list[Value] = [text]
     number = _number(text)
     if number is not None:
@@ -43,6 +48,27 @@ def readings(column: Column, text: str) -> list[Value]:
     with suppress(ValueError):
         found.insert(0 if column.kind is Kind.BYTES else len(found), bytes.fromhex(text))
     return found
+
+
+_NAMED: dict[type, Callable[[str], Value]] = {
+    str: str,
+    int: int,
+    float: float,
+    bytes: bytes.fromhex,
+}
+"""The types that a value may be named with, as in `str:12`, and how each is read then."""
+
+
+def written(column: Column, value: Value) -> str:
+    """The text that `readings` takes for this value, with its type where that is not clear."""
+    text = value.hex() if isinstance(value, bytes) else str(value)
+    try:
+        likeliest = readings(column, text)[0]
+    except InvalidError:
+        return text
+    if type(likeliest) is type(value) and likeliest == value:
+        return text
+    return f"{type(value).__name__}:{text}"
 
 
 def _number(text: str) -> int | float | None:

@@ -54,6 +54,30 @@ NAMES = (
 )
 
 
+@pytest.mark.parametrize(
+    "column", ["TRUE", "False", "NULL", "rowid", "oid", "n", "lines", "after0"]
+)
+async def test_columns_called_as_words_of_sql(
+    start: StartService, tmp_path: Path, column: str
+) -> None:
+    """A column whose name SQLite itself gives a meaning is still read as the column."""
+    path = make(
+        tmp_path / "shop.db",
+        f'CREATE TABLE t ("{column}" BLOB NOT NULL PRIMARY KEY, a TEXT)',
+        f"{FILL}INSERT INTO t SELECT CAST('x' || i AS BLOB), 'a' || i FROM n",
+    )
+    service = await start(where=SQLite(path), page_bytes=1_024)
+    rows = read(path, "SELECT * FROM t ORDER BY 1")
+    assert_csv(await got(service, "/t/export.csv"), [column, "a"], rows)
+    objects = as_objects([column, "a"], rows)
+    assert ndjson_rows(await got(service, "/t/stream.ndjson")) == objects
+    chosen = f"/t/stream.ndjson?columns={column}&{column}__gt={objects[20][column]}"
+    assert ndjson_rows(await got(service, chosen)) == [
+        {column: each[column]} for each in objects[21:]
+    ]
+    assert await listed(service, "t", 9) == objects
+
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_tables_of_every_name(start: StartService, tmp_path: Path, name: str) -> None:
     """A table is served under its name, whatever that is, and so are columns of that name."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ...query import Format, Query
 from ...relation import NUMBERS, Column, Kind
-from .sql import literal, name
+from .sql import inner, literal
 
 PIECES = 200
 """Columns whose cells stand in one call of a function: SQLite allows a thousand arguments."""
@@ -33,7 +33,7 @@ EXPECTED = {
 
 def _choose(column: Column, cells: dict[str, str]) -> str:
     """The cell for what the value is, asked for in the order that is the fastest."""
-    name_, first = name(column.name), EXPECTED.get(column.kind, "text")
+    name_, first = inner(column.name), EXPECTED.get(column.kind, "text")
     if column.exact:
         # What is NULL comes out as it should through the cell of the type, but for its name in CSV.
         null = cells["null"]
@@ -83,7 +83,7 @@ def _seldom_quoted(text: str, null: str, quote_bytes: int) -> str:
 
 
 def _csv_cell(column: Column, query: Query, quoted: Quoted) -> str:
-    c = name(column.name)
+    c = inner(column.name)
     text = f"(iif({c} GLOB {_FORMULA}, '''', '') || {c})" if query.excel else c
     cells = {
         "integer": c,
@@ -97,7 +97,7 @@ def _csv_cell(column: Column, query: Query, quoted: Quoted) -> str:
 
 
 def _json_value(column: Column, query: Query) -> str:
-    c = name(column.name)
+    c = inner(column.name)
     text = f"iif(json_valid({c}), json({c}), {c})" if column.kind is Kind.JSON else c
     integer, real = c, _number(c)
     key = query.relation.key
@@ -146,5 +146,5 @@ def line(query: Query, quote_bytes: int) -> str:
     if plain is None or query.excel or query.null or len(query.columns) > PIECES:
         return _csv_line(query, lambda text, null: _seldom_quoted(text, null, quote_bytes))
     template = ",".join("%s" for _ in query.columns)
-    cells = ", ".join(map(name, query.columns))
+    cells = ", ".join(map(inner, query.columns))
     return f"iif({plain}, format('{template}\n', {cells}), {_csv_line(query, _quoted)})"

@@ -10,6 +10,15 @@ def name(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
+def inner(text: str) -> str:
+    """What a column is called outside of the SELECT that reads it.
+
+    SQLite takes their name from columns called TRUE or FALSE there, and would then take the name
+    for a text. These get one that no table will have.
+    """
+    return name(f"\x1f{text}" if text.upper() in ("TRUE", "FALSE") else text)
+
+
 def literal(text: str) -> str:
     """A string; SQLite takes every character but NUL in one."""
     return "'" + text.replace("'", "''") + "'"

@@ -8,7 +8,7 @@ from ...query import Filter, Operator, Query
 from ...relation import Key
 from .. import COMPARED
 from .dialect import line
-from .sql import name
+from .sql import inner, name
 from .values import parse
 
 HEAD = "%08d%012d"
@@ -106,7 +106,7 @@ def filter_values(query: Query) -> list[Any]:
 
 def _selected(shape: Query) -> str:
     """What a line is made of, and no more: a long value in another column is not even read."""
-    columns = [f"{SOURCE}.{name(column)}" for column in shape.columns]
+    columns = [f"{SOURCE}.{name(column)} AS {inner(column)}" for column in shape.columns]
     return "*" if shape.relation.plain else ", ".join(columns)
 
 

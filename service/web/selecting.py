@@ -124,7 +124,9 @@ def _one_of(values: dict[str, str], name: str, allowed: Sequence[str]) -> str:
 def _columns(relation: Relation, encoded: str | None) -> tuple[str, ...]:
     if encoded is None:
         return relation.names
-    names = _list(encoded)
+    whole = unquote_plus(encoded)
+    # A name may have commas itself, and one that is alone has none before it or behind it.
+    names = (whole,) if whole in relation.names else _list(encoded)
     for name in names:
         _column(relation, name, "columns")
     if len(set(names)) < len(names):

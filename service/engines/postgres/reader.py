@@ -85,10 +85,7 @@ class PostgresReader:
             _complain(relation, int(found[0][0] or 0))
             return [tuple(key) for _, place, *key in found if place is not None]
 
-        fences = await self._run(query, work)
-        if len(fences) < count and (not fences or fences[-1] != until):
-            fences.append(until)
-        return [Range(*ends) for ends in zip([after, *fences], fences, strict=False)]
+        return _between(after, await self._run(query, work), until, count)
 
     async def _dense_from(self, query: Query, relation: PostgresRelation) -> int | None:
         """The lowest key, when keys are integers and hardly one is missing up to `until`.
@@ -217,10 +214,19 @@ def _dense(
     """Ranges of as many keys as they shall have rows, which cost nothing to find."""
     first = lowest - 1 if after is None else max(int(after[0]), lowest - 1)
     last = int(until[0])
-    ends = [(str(end),) for end in range(first + rows, min(first + rows * count, last) + 1, rows)]
-    if len(ends) < count and (not ends or ends[-1] != until):
-        ends.append(until)
-    return [Range(*pair) for pair in zip([after, *ends], ends, strict=False)]
+    ends: list[KeyValues] = [
+        (str(end),) for end in range(first + rows, min(first + rows * count, last) + 1, rows)
+    ]
+    return _between(after, ends, until, count)
+
+
+def _between(
+    after: KeyValues | None, fences: list[KeyValues], until: KeyValues, count: int
+) -> list[Range]:
+    """The ranges that these keys end; if they are fewer than `count`, one more up to `until`."""
+    if len(fences) < count and (not fences or fences[-1] != until):
+        fences = [*fences, until]
+    return [Range(*ends) for ends in zip([after, *fences], fences, strict=False)]
 
 
 def _relation(query: Query) -> PostgresRelation:

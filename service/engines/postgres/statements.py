@@ -151,7 +151,7 @@ def pages(
     Its columns: how far the server has come, the fault, the range's number, how many rows, and
     their lines, or NULL where they are longer than `most_bytes`.
     """
-    shape = _shape(relation, query.format, query.columns, query.filters, _Options.of(query))
+    shape = _shape(relation, query.shape)
     limit = "" if left is None else f" LIMIT {left:d}"
     what = (
         f"SELECT {position}, {shape.fault}::bigint, r.n, page.rows,"
@@ -193,18 +193,6 @@ def _bounds(relation: PostgresRelation, range_: Range) -> list[str]:
     return lower + _constants(relation, range_.until)
 
 
-class _Options(NamedTuple):
-    """What else changes a line."""
-
-    excel: bool
-    null: str
-    numbers_as_strings: bool
-
-    @classmethod
-    def of(cls, query: Query) -> "_Options":
-        return cls(query.excel, query.null, query.numbers_as_strings)
-
-
 class _Shape(NamedTuple):
     """The parts of a query's statement that stay the same from page to page."""
 
@@ -227,35 +215,21 @@ class _Shape(NamedTuple):
 
 
 @lru_cache(256)
-def _shape(
-    relation: PostgresRelation,
-    form: Format,
-    columns: tuple[str, ...],
-    filters: tuple[Filter, ...],
-    options: _Options,
-) -> _Shape:
-    query = Query(
-        relation,
-        form,
-        columns,
-        filters,
-        excel=options.excel,
-        null=options.null,
-        numbers_as_strings=options.numbers_as_strings,
-    )
+def _shape(relation: PostgresRelation, query: Query) -> _Shape:
+    """The parts of `query.shape`."""
     parts = relation.key_parts("t")
     given = cells(query, relation, "t")
     selected = [f"{cell.inner} AS {cell.name}" for cell in given]
 
     def line(*, plain: bool) -> str:
-        if form is Format.CSV:
+        if query.format is Format.CSV:
             return csv_line(query, given, plain=plain)
         return json_line(query, relation, given, plain=plain)
 
     lines = line(plain=False)
     if texts := tested(query, given):
         selected.append(f"{texts} AS tested")
-    if not options.null and (plain := relation.plain.get(form)):
+    if not query.null and (plain := relation.plain.get(query.format)):
         selected.append(f"({plain}) AS plain")
         lines = f"CASE WHEN plain THEN {line(plain=True)} ELSE {lines} END"
     first, last = ends(query)
@@ -269,6 +243,7 @@ def _shape(
         inner=f"SELECT {', '.join(selected)} FROM {relation.sql} AS t",
         order=", ".join(parts),
         filters="".join(
-            f" AND {condition(one, relation, f't.{identifier(one.column)}')}" for one in filters
+            f" AND {condition(one, relation, f't.{identifier(one.column)}')}"
+            for one in query.filters
         ),
     )

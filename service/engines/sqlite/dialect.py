@@ -131,8 +131,8 @@ def _json_line(query: Query) -> str:
     objects = [f"json_object({piece})" for piece in pieces]
     if len(objects) == 1:
         return f"{objects[0]} || '\n'"
-    inner = [f"substr({each}, 2, length({each}) - 2)" for each in objects]
-    return "'{' || " + " || ',' || ".join(inner) + " || '}\n'"
+    bare = [f"substr({each}, 2, length({each}) - 2)" for each in objects]
+    return "'{' || " + " || ',' || ".join(bare) + " || '}\n'"
 
 
 def line(query: Query, quote_bytes: int) -> str:
